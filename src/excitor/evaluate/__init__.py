@@ -1,0 +1,1 @@
+"""What an adapter changed, measured against the same model with the adapter off."""

@@ -1,0 +1,103 @@
+"""What was learned and what was forgotten, as one report."""
+
+import time
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from rich.table import Table
+from torch import Tensor
+
+from excitor.errors import ExcitorError
+from excitor.evaluate.likelihood import compare_with_base
+
+
+def measure(
+    model: PeftModel, learn: Dataset, retain: Dataset, *, retain_source: str, batch_size: int = 16
+) -> dict[str, Any]:
+    """Measure an adapter against its base: the answers it should have learned, the text it should not have touched.
+
+    Losses are means over all supervised tokens, in nats per token.
+
+    Args:
+        model: A PEFT model with an active adapter of any method.
+        learn: Held-out instruction rows: ``input_ids`` and ``labels`` (-100 on everything but the answers).
+        retain: Text that is not instructions: ``input_ids`` and ``labels``.
+        retain_source: Where that text comes from, as shown to readers.
+        batch_size: Rows in a batch, at most.
+
+    Returns:
+        A dictionary that JSON can hold: ``learned``, ``forgotten``, ``parameters``, ``seconds``.
+
+    Raises:
+        ExcitorError: A data set has no supervised token, or logits are not finite.
+    """
+    started = time.perf_counter()
+    trainable, total = model.get_nb_trainable_parameters()
+    learned = compare_with_base(model, learn, batch_size)
+    forgotten = compare_with_base(model, retain, batch_size)
+    return {
+        "learned": {
+            **_losses(learned.base, learned.adapter, "the held-out rows"),
+            "rows": len(learn),
+        },
+        "forgotten": {
+            **_losses(forgotten.base, forgotten.adapter, "the retention text"),
+            "kl": _mean(forgotten.kl),
+            "flipped": _mean(forgotten.flipped),
+            "documents": len(retain),
+            "source": retain_source,
+        },
+        "parameters": {"trainable": trainable, "total": total, "share": trainable / total},
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def table(report: dict[str, Any]) -> Table:
+    """The report of :func:`measure` for a terminal."""
+    view = Table(title="What was learned, what was forgotten (nats per token)", title_justify="left")
+    for heading in _HEADINGS:
+        view.add_column(heading, justify="left" if heading == "" else "right")
+    for row in _rows(report):
+        view.add_row(*row)
+    return view
+
+
+def markdown_table(report: dict[str, Any]) -> str:
+    """The report of :func:`measure` as a Markdown table."""
+    lines = [_HEADINGS, ("---",) + ("---:",) * (len(_HEADINGS) - 1), *_rows(report)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+_HEADINGS = ("", "base", "adapter", "change", "KL to base", "top-1 changed", "tokens")
+
+
+def _rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    learned, forgotten = report["learned"], report["forgotten"]
+    return [
+        (f"learned: {learned['rows']:,} held-out answers", *_cells(learned), "", "", f"{learned['tokens']:,}"),
+        (
+            f"forgotten: {forgotten['source']}",
+            *_cells(forgotten),
+            f"{forgotten['kl']:.4f}",
+            f"{forgotten['flipped']:.1%}",
+            f"{forgotten['tokens']:,}",
+        ),
+    ]
+
+
+def _cells(part: dict[str, Any]) -> tuple[str, str, str]:
+    return f"{part['base']:.4f}", f"{part['adapter']:.4f}", f"{part['change']:+.4f}"
+
+
+def _losses(base: list[Tensor], adapter: list[Tensor], name: str) -> dict[str, Any]:
+    tokens = sum(len(document) for document in base)
+    if not tokens:
+        raise ExcitorError(f"No token can be scored in {name}: every row is empty or has no supervised token.")
+    before, after = _mean(base), _mean(adapter)
+    return {"base": before, "adapter": after, "change": after - before, "tokens": tokens}
+
+
+def _mean(documents: list[Tensor]) -> float:
+    return torch.cat(documents).double().mean().item()
