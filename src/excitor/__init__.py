@@ -1,3 +1,32 @@
-"""LLaMA-Excitor (arXiv 2404.00913) as a PEFT method; importing this package registers it with PEFT."""
+"""LLaMA-Excitor (arXiv 2404.00913) as a PEFT method; importing this package registers it with PEFT.
+
+Example::
+
+    import excitor, peft
+    model = peft.get_peft_model(base, excitor.ExcitorConfig())
+"""
+
+import sys
+
+from .errors import ExcitorError
+
 
 __version__ = "0.1.0"
+
+# The command line answers --help before torch is imported: see excitor_cli.py.
+if "excitor_cli" not in sys.modules:
+    from .model import ExcitorModel  # isort: skip  (registers the method)
+    from .checkpoint import load_adapter, save_adapter
+    from .config import ExcitorConfig
+    from .layer import ExcitorLayer, gates, set_strength
+
+__all__ = [
+    "ExcitorConfig",
+    "ExcitorError",
+    "ExcitorLayer",
+    "ExcitorModel",
+    "gates",
+    "load_adapter",
+    "save_adapter",
+    "set_strength",
+]

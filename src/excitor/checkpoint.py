@@ -1,0 +1,127 @@
+"""Saving an adapter so that it is known to be on disk, and loading one with errors that say what is wrong."""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from . import model as _model  # noqa: F401  (registers the method)
+from .errors import ExcitorError
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+def save_adapter(model: PeftModel, directory: str | os.PathLike[str], adapter_name: str = "default") -> None:
+    """Write an adapter, read it back, compare, and only then put it in place.
+
+    Works for any PEFT method. A file that was there before is replaced in one step, so an interrupted save never
+    leaves half an adapter.
+
+    Args:
+        model: The adapted model.
+        directory: Where ``adapter_config.json`` and ``adapter_model.safetensors`` go; created when missing.
+        adapter_name: Which of the model's adapters.
+
+    Raises:
+        ExcitorError: The disk is full, or what was read back differs from what was written.
+    """
+    target = Path(directory)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as scratch:
+            model.save_pretrained(scratch, selected_adapters=[adapter_name])
+            written = Path(scratch) if adapter_name == "default" else Path(scratch) / adapter_name
+            _compare(load_file(written / WEIGHTS_FILE), get_peft_model_state_dict(model, adapter_name=adapter_name))
+            for file in (WEIGHTS_FILE, CONFIG_FILE):
+                os.replace(written / file, target / file)
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            free = shutil.disk_usage(target if target.exists() else target.parent).free
+            raise ExcitorError(
+                f"no space left to save the adapter in {target} ({free / 2**20:.0f} MiB free): "
+                "free some space or choose another directory."
+            ) from error
+        raise
+
+
+def _compare(read: dict[str, torch.Tensor], held: dict[str, torch.Tensor]) -> None:
+    if read.keys() != held.keys():
+        raise ExcitorError(f"the saved adapter lacks or adds tensors: {sorted(read.keys() ^ held.keys())[:3]}.")
+    for key, tensor in held.items():
+        if not torch.equal(read[key], tensor.cpu()):
+            raise ExcitorError(f"the saved adapter differs from the trained one in {key}: the disk may be faulty.")
+
+
+def load_adapter(
+    directory: str,
+    base: str | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+) -> "tuple[PeftModel, PreTrainedTokenizerBase]":
+    """Load an adapter together with its base model, ready for inference.
+
+    Args:
+        directory: Folder or hub id of the adapter, of any PEFT method.
+        base: Base model to use in place of the one the adapter names.
+        dtype: Of the base model; ``"auto"`` takes the one it is stored in.
+        device: Where to put the model; CUDA when there is one, by default.
+
+    Returns:
+        The adapted model in evaluation mode, and the tokenizer saved with the adapter, else the base's.
+
+    Raises:
+        ExcitorError: The adapter or its base cannot be found, or they do not fit each other.
+    """
+    config = _read_config(directory)
+    base = base or config.base_model_name_or_path
+    if base is None:
+        raise ExcitorError(f"{directory} does not name its base model: say which one it is.")
+    try:
+        AutoConfig.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise ExcitorError(
+            f"the base model {base} of adapter {directory} is neither a folder with a model nor within reach on the "
+            f"hub: name the place where it is now. ({str(error).splitlines()[0]})"
+        ) from error
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    model = PeftModel.from_pretrained(model, directory, config=config)
+    has_tokenizer = (Path(directory) / "tokenizer_config.json").exists()
+    tokenizer = AutoTokenizer.from_pretrained(directory if has_tokenizer else base)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(device).eval(), tokenizer
+
+
+def _read_config(directory: str) -> PeftConfig:
+    """The adapter's configuration, or an error that says why there is none."""
+    path = Path(directory)
+    if path.is_dir() and not (path / CONFIG_FILE).exists():
+        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
+        raise ExcitorError(f"{directory} is no adapter folder: it has no {CONFIG_FILE} (it holds {found}).")
+    if path.is_dir() and not (path / WEIGHTS_FILE).exists():
+        raise ExcitorError(f"{directory} has no {WEIGHTS_FILE}: the adapter was not saved to its end.")
+    try:
+        return PeftConfig.from_pretrained(directory)
+    except json.JSONDecodeError as error:
+        raise ExcitorError(f"{path / CONFIG_FILE} is not valid JSON: {error}.") from error
+    except KeyError as error:
+        raise ExcitorError(f"{path / CONFIG_FILE} names no PEFT method this installation knows: {error}.") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, ExcitorError):
+            raise
+        raise ExcitorError(
+            f"{directory} is neither an adapter folder nor an adapter within reach on the hub."
+        ) from error

@@ -1,0 +1,121 @@
+"""The equations of LLaMA-Excitor (arXiv 2404.00913, section 3.2) in plain PyTorch.
+
+This is the reference: tests, kernels and benchmarks compare with it. Two forms of the same attention are given, the
+paper's (``literal_attention``: extra similarity scores) and the one the layers use (``key_form_attention``: an
+additional term on the keys). They are equal because the scores are linear in the keys::
+
+    S + g S_e = Q K^T / sqrt(d) + g Q K_e^T / sqrt(d) = Q (K + g K_e)^T / sqrt(d)
+
+Letters: B batch, M and N query and key positions, C layer width, H query heads, G key/value heads (G divides H),
+d head size, r rank, K prompts.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """View the last dimension as heads: ``(..., heads * d) -> (..., heads, d)``."""
+    return x.view(*x.shape[:-1], num_heads, -1)
+
+
+def excitor_query(x: Tensor, a: Tensor, b: Tensor, num_heads: int) -> Tensor:
+    """Low-rank query of the reconstructed key, ``Q_e = (x A) B``.
+
+    Args:
+        x: Layer input, ``(..., C)``.
+        a: Down projection, ``(C, r)``.
+        b: Up projection, ``(r, G * d)``.
+        num_heads: G.
+
+    Returns:
+        ``(..., G, d)``.
+    """
+    return split_heads(x @ a @ b, num_heads)
+
+
+def reconstructed_key(query: Tensor, prompt_keys: Tensor, prompt_values: Tensor) -> Tensor:
+    """Attention of each token over the prompts, ``K_e = softmax(Q_e P_k^T / sqrt(d)) P_v``, per key head.
+
+    Depends on the token alone, never on its neighbours: this is what keeps cached decoding exact.
+
+    Args:
+        query: ``(..., G, d)``.
+        prompt_keys: ``(K, G, d)``.
+        prompt_values: ``(K, G, d)``; the paper uses one table for both.
+
+    Returns:
+        ``(..., G, d)`` in the prompts' dtype; the softmax runs in fp32 or better.
+    """
+    scores = torch.einsum("...gd,kgd->...gk", query, prompt_keys) / math.sqrt(query.shape[-1])
+    weights = _softmax(scores).to(prompt_values.dtype)
+    return torch.einsum("...gk,kgd->...gd", weights, prompt_values)
+
+
+def excited_key(key: Tensor, extra_key: Tensor, gate: Tensor) -> Tensor:
+    """The key the model attends to, ``K + g K_e``, before any rotary embedding.
+
+    Args:
+        key: The frozen model's key, ``(..., G, d)``.
+        extra_key: ``K_e``, ``(..., G, d)``.
+        gate: ``(G,)``.
+
+    Returns:
+        ``(..., G, d)`` in the key's dtype.
+    """
+    return key + (gate[:, None] * extra_key).to(key.dtype)
+
+
+def literal_attention(
+    query: Tensor, key: Tensor, value: Tensor, extra_key: Tensor, gate: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Attention as the paper writes it, ``softmax(S + g S_e + mask) V`` with ``S_e = Q K_e^T / sqrt(d)``.
+
+    Args:
+        query: ``(B, H, M, d)``, rotated if the model rotates.
+        key: ``(B, G, N, d)``, rotated likewise.
+        value: ``(B, G, N, d_v)``.
+        extra_key: ``K_e``, ``(B, G, N, d)``, rotated like the key.
+        gate: ``(G,)``.
+        mask: Added to the scores, broadcast to ``(B, H, M, N)``.
+
+    Returns:
+        ``(B, H, M, d_v)``.
+    """
+    groups = query.shape[1] // key.shape[1]
+    similarity = _similarity(query, key)
+    extra_similarity = _similarity(query, extra_key)
+    gates = gate.repeat_interleave(groups)[:, None, None]
+    return _weighted_values(similarity + gates * extra_similarity, value, mask)
+
+
+def key_form_attention(
+    query: Tensor, key: Tensor, value: Tensor, extra_key: Tensor, gate: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """The same attention with the term on the keys, ``softmax(Q (K + g K_e)^T / sqrt(d) + mask) V``.
+
+    Arguments and result as in :func:`literal_attention`.
+    """
+    excited = excited_key(key.transpose(1, 2), extra_key.transpose(1, 2), gate).transpose(1, 2)
+    return _weighted_values(_similarity(query, excited), value, mask)
+
+
+def _similarity(query: Tensor, key: Tensor) -> Tensor:
+    """``Q K^T / sqrt(d)``: ``(B, H, M, d)`` and ``(B, G, N, d)`` to ``(B, H, M, N)``."""
+    groups = query.shape[1] // key.shape[1]
+    return query @ key.repeat_interleave(groups, dim=1).transpose(-1, -2) / math.sqrt(query.shape[-1])
+
+
+def _weighted_values(scores: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """``softmax(scores + mask) V``: ``(B, H, M, N)`` and ``(B, G, N, d_v)`` to ``(B, H, M, d_v)``."""
+    if mask is not None:
+        scores = scores + mask
+    weights = _softmax(scores).to(value.dtype)
+    return weights @ value.repeat_interleave(scores.shape[1] // value.shape[1], dim=1)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Softmax over the last dimension in fp32, or in fp64 for fp64 scores."""
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))

@@ -1,0 +1,130 @@
+"""The adapted key projection."""
+
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from .config import ExcitorConfig
+from .errors import ExcitorError
+from .generator import PromptGenerator
+from .processor import PromptProcessor
+
+
+NO_MERGE = (
+    "Excitor cannot be merged into the weights: its term on the keys is a softmax of the layer's input, not a linear "
+    "map of it, so no weight matrix equals it. Keep the adapter next to the model (PeftModel.from_pretrained loads it "
+    "in place), or call unload() to get the base model back without it."
+)
+
+
+class ExcitorLayer(BaseTunerLayer, nn.Module):
+    """A frozen key projection plus the term of each active adapter: ``k_proj(x) + strength * g * K_e(x)``.
+
+    Parameters are kept per adapter name, as PEFT expects; several active adapters add their terms.
+
+    Args:
+        base_layer: The projection, any module with ``in_features`` and ``out_features`` (``nn.Linear``, quantised
+            linear layers) that maps ``(..., C)`` to ``(..., G * d)``.
+        head_dim: d.
+
+    Raises:
+        ExcitorError: The projection's width is no multiple of ``head_dim``.
+    """
+
+    adapter_layer_names = ("excitor_generator", "excitor_processor")
+    other_param_names = ("excitor_strength",)
+
+    def __init__(self, base_layer: nn.Module, head_dim: int) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        linear: Any = self.get_base_layer()
+        self.in_features: int = linear.in_features
+        self.out_features: int = linear.out_features
+        if self.out_features % head_dim:
+            raise ExcitorError(
+                f"a key projection of {self.out_features} outputs cannot be split into heads of {head_dim}: "
+                "set head_dim in ExcitorConfig to the size of one key head of this model."
+            )
+        self.head_dim = head_dim
+        self.num_heads = self.out_features // head_dim
+        self.excitor_generator = nn.ModuleDict()
+        self.excitor_processor = nn.ModuleDict()
+        self.excitor_strength: dict[str, float] = {}
+        self._disable_adapters = False
+        self.merged_adapters = []  # always empty: PEFT asks for it
+
+    def update_layer(self, adapter_name: str, config: ExcitorConfig) -> None:
+        """Create the parameters of a new adapter."""
+        gate_init_std = config.gate_init_std if config.init_weights else 1.0
+        self.excitor_generator[adapter_name] = PromptGenerator(
+            config.num_prompts, self.num_heads, self.head_dim, config.prompt_init_std
+        )
+        self.excitor_processor[adapter_name] = PromptProcessor(
+            self.in_features, config.r, self.num_heads, self.head_dim, gate_init_std
+        )
+        self.excitor_strength[adapter_name] = 1.0
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Keys ``(..., G * d)`` of the input ``(..., C)``, in the dtype of the base layer's output."""
+        key = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters:
+            return key
+        for name in self.active_adapters:
+            strength = self.excitor_strength.get(name, 0.0)
+            if strength != 0:  # adding zeros could still change the sign of a zero: at strength 0 the base is exact
+                term = self.excitor_processor[name](x, *self.excitor_generator[name]())
+                key = key + (term if strength == 1 else strength * term).to(key.dtype)
+        return key
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Raise: the method has no merged form."""
+        raise ExcitorError(NO_MERGE)
+
+    def __repr__(self) -> str:
+        return "excitor." + super().__repr__()
+
+
+def excitor_layers(model: nn.Module) -> dict[str, ExcitorLayer]:
+    """The adapted projections of a model by module name, in model order.
+
+    Raises:
+        ExcitorError: There are none.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, ExcitorLayer)}
+    if not layers:
+        raise ExcitorError(
+            f"{type(model).__name__} carries no Excitor adapter: "
+            "make one with peft.get_peft_model(model, ExcitorConfig()) or load one with excitor.load_adapter."
+        )
+    return layers
+
+
+def set_strength(model: nn.Module, strength: float) -> None:
+    """Scale the gates of the active adapters: 0 is the base model bit for bit, 1 the adapter as it was trained.
+
+    Raises:
+        ExcitorError: ``strength`` is negative or not finite, or the model has no Excitor adapter.
+    """
+    if not 0 <= strength < float("inf"):
+        raise ExcitorError(
+            f"strength must be a finite number of at least 0 (0 = base, 1 = as trained), got {strength}."
+        )
+    for layer in excitor_layers(model).values():
+        for name in layer.active_adapters:
+            if name in layer.excitor_strength:
+                layer.excitor_strength[name] = float(strength)
+
+
+@torch.no_grad()
+def gates(model: nn.Module) -> dict[str, Tensor]:
+    """Gates ``(G,)`` of the active adapter by layer name, in model order, as copies on the CPU in fp32."""
+    found: dict[str, Tensor] = {}
+    for layer_name, layer in excitor_layers(model).items():
+        for name in layer.active_adapters:
+            if name in layer.excitor_processor:
+                found[layer_name] = layer.excitor_processor[name].get_parameter("gate").float().cpu()
+    return found
