@@ -1,0 +1,59 @@
+import dataclasses
+import json
+
+import peft
+import pytest
+
+from excitor import ExcitorConfig, ExcitorError
+
+
+def test_defaults_start_as_an_identity() -> None:
+    config = ExcitorConfig()
+    assert config.gate_init_std == 0.0
+    assert config.init_weights
+
+
+def test_paper_preset_and_its_changes() -> None:
+    config = ExcitorConfig.paper()
+    assert (config.r, config.num_prompts, config.top_layers, config.gate_init_std) == (16, 30, 30, 0.01)
+    assert ExcitorConfig.paper(top_layers=2).top_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("r", 0),
+        ("r", 1.5),
+        ("r", True),
+        ("num_prompts", -1),
+        ("top_layers", 0),
+        ("head_dim", 0),
+        ("gate_init_std", -0.1),
+        ("gate_init_std", float("nan")),
+        ("prompt_init_std", float("inf")),
+        ("prompt_init_std", "1"),
+    ],
+)
+def test_bad_values_are_named(field: str, value: object) -> None:
+    with pytest.raises(ExcitorError, match=rf"{field} must be .*, got {value!r}"):
+        ExcitorConfig(**{field: value})
+
+
+def test_regular_expression_and_layer_selection_exclude_each_other() -> None:
+    with pytest.raises(ExcitorError, match="regular expression"):
+        ExcitorConfig(target_modules=".*k_proj", top_layers=2)
+
+
+def test_round_trip_through_json(tmp_path) -> None:
+    config = ExcitorConfig(r=4, target_modules=["k_proj"], exclude_modules=["vision"], task_type="CAUSAL_LM")
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "EXCITOR"
+    loaded = peft.PeftConfig.from_pretrained(tmp_path)
+    assert type(loaded) is ExcitorConfig
+    assert loaded == config
+
+
+def test_every_own_field_has_a_help_text() -> None:
+    inherited = {field.name for field in dataclasses.fields(peft.PeftConfig)}
+    for field in dataclasses.fields(ExcitorConfig):
+        assert field.name in inherited or field.metadata.get("help"), field.name

@@ -1,0 +1,174 @@
+import pytest
+import torch
+from peft import get_peft_model
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from excitor import ExcitorConfig, ExcitorError
+from excitor.families import FAMILIES
+from excitor.functional import excitor_query, literal_attention, reconstructed_key, split_heads
+from excitor.layer import excitor_layers
+from tiny import make_llama
+
+
+TOKENS = torch.arange(3, 3 + 2 * 11).view(2, 11)
+
+
+def trainable(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_llama_7b_with_the_papers_preset_has_the_papers_parameters() -> None:
+    with torch.device("meta"):
+        base = LlamaForCausalLM(LlamaConfig())  # the defaults are LLaMA-7B's shape
+    assert (base.config.hidden_size, base.config.num_hidden_layers) == (4096, 32)
+    model = get_peft_model(base, ExcitorConfig.paper())
+    assert trainable(model) == 7_618_560 + 960
+    assert [int(name.split(".")[4]) for name in excitor_layers(model)] == list(range(2, 32))
+
+
+def test_a_fresh_adapter_is_the_base_bit_for_bit(llama) -> None:
+    base = llama(TOKENS).logits
+    assert torch.equal(get_peft_model(llama, ExcitorConfig())(TOKENS).logits, base)
+
+
+def test_switched_off_it_is_the_base_bit_for_bit(llama) -> None:
+    base = llama(TOKENS).logits
+    model = get_peft_model(llama, ExcitorConfig(init_weights=False))
+    assert not torch.allclose(model(TOKENS).logits, base)
+    with model.disable_adapter():
+        assert torch.equal(model(TOKENS).logits, base)
+    assert torch.equal(model.unload()(TOKENS).logits, base)
+
+
+def test_only_the_adapter_trains(llama) -> None:
+    model = get_peft_model(llama, ExcitorConfig())
+    model(input_ids=TOKENS, labels=TOKENS).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == ("excitor_" in name), name
+        assert (parameter.grad is not None) == ("excitor_" in name), name
+
+
+def test_the_whole_model_computes_the_papers_formula() -> None:
+    """Eager attention is replaced by the literal formula on the frozen model; the adapted model must agree."""
+    model = get_peft_model(make_llama(), ExcitorConfig(init_weights=False))
+    expected = model(TOKENS).logits
+    adapters = iter([(layer.excitor_processor["default"], layer) for layer in excitor_layers(model).values()])
+    base = make_llama()
+    for decoder_layer in base.model.layers:
+        decoder_layer.self_attn.forward = literal_forward(decoder_layer.self_attn, *next(adapters))
+    torch.testing.assert_close(base(TOKENS).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def literal_forward(attention, processor, layer):
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    def forward(hidden_states, position_embeddings, attention_mask=None, **_):
+        query = split_heads(attention.q_proj(hidden_states), 4).transpose(1, 2)
+        key, value = (split_heads(p(hidden_states), 2).transpose(1, 2) for p in (attention.k_proj, attention.v_proj))
+        table = split_heads(layer.excitor_generator["default"].prompts, 2)
+        extra = reconstructed_key(excitor_query(hidden_states, processor.A, processor.B, 2), table, table)
+        rotated, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        _, extra = apply_rotary_pos_emb(query, extra.transpose(1, 2), *position_embeddings)
+        mask = torch.full((11, 11), -1e9).triu(1)
+        out = literal_attention(rotated, key, value, extra, processor.gate, mask)
+        return attention.o_proj(out.transpose(1, 2).flatten(2)), None
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    ("selection", "layers"),
+    [
+        ({"top_layers": 2}, [1, 2]),
+        ({"layers_to_transform": [0, 2]}, [0, 2]),
+        ({"layers_to_transform": 1, "layers_pattern": "layers"}, [1]),
+        ({"exclude_modules": ["layers.0.self_attn.k_proj"]}, [1, 2]),
+        ({"target_modules": r".*\.1\.self_attn\.k_proj"}, [1]),
+        ({"target_modules": ["k_proj"]}, [0, 1, 2]),
+    ],
+)
+def test_layer_selection(llama, selection: dict, layers: list[int]) -> None:
+    model = get_peft_model(llama, ExcitorConfig(**selection))
+    assert [int(name.split(".")[4]) for name in excitor_layers(model)] == layers
+
+
+def test_more_layers_than_the_model_has(llama) -> None:
+    with pytest.raises(ExcitorError, match="top_layers is 30, but the model has 3 layers"):
+        get_peft_model(llama, ExcitorConfig.paper())
+
+
+def test_a_used_configuration_is_not_taken_for_another_depth(llama) -> None:
+    config = ExcitorConfig(top_layers=1)
+    get_peft_model(llama, config)
+    with pytest.raises(ExcitorError, match="model of another depth"):
+        get_peft_model(make_llama(num_hidden_layers=2), config)
+
+
+def test_unknown_architecture_lists_the_known_ones() -> None:
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, state_size=4))
+    with pytest.raises(ExcitorError, match=r"architecture 'mamba'; known are: .*llama.*target_modules"):
+        get_peft_model(mamba, ExcitorConfig())
+
+
+def test_a_target_that_is_no_linear_layer_is_named() -> None:
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_embd=16, n_layer=1, n_head=2))
+    with pytest.raises(ExcitorError, match=r"transformer\.h\.0\.attn is a GPT2Attention, not a linear projection"):
+        get_peft_model(gpt2, ExcitorConfig(target_modules=["attn"]))
+
+
+def test_a_plain_module_counts_as_one_head_unless_told(llama) -> None:
+    plain = nn.Sequential(nn.Linear(6, 8))
+    model = get_peft_model(plain, ExcitorConfig(target_modules=["0"]))
+    assert next(iter(excitor_layers(model).values())).num_heads == 1
+    model = get_peft_model(nn.Sequential(nn.Linear(6, 8)), ExcitorConfig(target_modules=["0"], head_dim=2))
+    assert next(iter(excitor_layers(model).values())).num_heads == 4
+
+
+def test_a_batch_of_mixed_adapters_is_refused_not_ignored(llama) -> None:
+    model = get_peft_model(llama, ExcitorConfig())
+    with pytest.raises(ExcitorError, match="adapter_names"):
+        model(TOKENS, adapter_names=["default", "__base__"])
+
+
+def test_modules_to_save_are_trained_and_saved(llama, tmp_path) -> None:
+    from peft import PeftModel
+
+    model = get_peft_model(llama, ExcitorConfig(modules_to_save=["lm_head"], task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        model.base_model.model.lm_head.modules_to_save["default"].weight.add_(1.0)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(make_llama(), tmp_path)
+    assert torch.equal(loaded(TOKENS).logits, model.eval()(TOKENS).logits)
+
+
+def test_masters_stay_in_fp32_over_a_bf16_base() -> None:
+    base = make_llama().bfloat16()
+    logits = base(TOKENS).logits
+    model = get_peft_model(base, ExcitorConfig())
+    assert {p.dtype for n, p in model.named_parameters() if "excitor_" in n} == {torch.float32}
+    assert torch.equal(model(TOKENS).logits, logits)
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_every_family_has_the_projection_it_names(model_type: str) -> None:
+    """Built small from its own config class; the adapter must act, and vanish without a trace."""
+    config_class = next(c for c in MODEL_FOR_CAUSAL_LM_MAPPING if c.model_type == model_type)
+    config = config_class(
+        vocab_size=40,
+        hidden_size=32,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    base = MODEL_FOR_CAUSAL_LM_MAPPING[config_class](config).eval()
+    expected = base(TOKENS).logits
+    model = get_peft_model(base, ExcitorConfig(init_weights=False))
+    assert len(excitor_layers(model)) == 2
+    assert not torch.equal(model(TOKENS).logits, expected)
+    with model.disable_adapter():
+        assert torch.equal(model(TOKENS).logits, expected)
