@@ -139,3 +139,12 @@ def test_half_precision_stays_near_the_exact_result(dtype: torch.dtype) -> None:
 def test_excited_key_keeps_the_keys_dtype() -> None:
     key = torch.randn(2, 3, 4).bfloat16()
     assert excited_key(key, torch.randn(2, 3, 4), torch.ones(3)).dtype == torch.bfloat16
+
+
+def test_reconstructed_key_written_out_for_one_token_and_head() -> None:
+    query, keys, values = torch.randn(4), torch.randn(5, 4), torch.randn(5, 4)
+    similarities = torch.stack([torch.dot(query, key) / 4**0.5 for key in keys])
+    expected = sum(weight * value for weight, value in zip(similarities.exp(), values, strict=True))
+    expected = expected / similarities.exp().sum()
+    result = reconstructed_key(query.view(1, 1, 4), keys.view(5, 1, 4), values.view(5, 1, 4))
+    torch.testing.assert_close(result.view(4), expected)

@@ -59,6 +59,14 @@ def test_disabled_and_strength_zero_are_the_base_bit_for_bit() -> None:
     assert torch.equal(layer(x), base)
 
 
+def test_strength_zero_does_not_even_compute_the_term() -> None:
+    layer = make_layer()
+    torch.nn.init.constant_(layer.excitor_generator["default"].prompts, float("nan"))
+    x = torch.randn(2, 7, 10)
+    set_strength(layer, 0)
+    assert torch.equal(layer(x), layer.base_layer(x))
+
+
 def test_strength_scales_the_term() -> None:
     layer = make_layer()
     x = torch.randn(2, 7, 10)
