@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from rich.box import SIMPLE
 from rich.table import Table
 from torch import Tensor
 
@@ -56,7 +57,7 @@ def measure(
 
 def table(report: dict[str, Any]) -> Table:
     """The report of :func:`measure` for a terminal."""
-    view = Table(title="What was learned, what was forgotten (nats per token)", title_justify="left")
+    view = Table(title="Loss in nats per token", title_justify="left", box=SIMPLE)
     for heading in _HEADINGS:
         view.add_column(heading, justify="left" if heading == "" else "right")
     for row in _rows(report):
@@ -70,7 +71,7 @@ def markdown_table(report: dict[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-_HEADINGS = ("", "base", "adapter", "change", "KL to base", "top-1 changed", "tokens")
+_HEADINGS = ("", "base", "adapter", "change", "KL", "flipped", "tokens")
 
 
 def _rows(report: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -1,0 +1,1 @@
+"""From a data file to a measured adapter, on TRL's SFTTrainer."""

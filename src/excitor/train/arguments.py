@@ -1,0 +1,168 @@
+"""Everything a training run is told: the flags of ``excitor train`` and the keys of its YAML file."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from excitor.errors import ExcitorError
+
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PRESETS = ("paper",)
+SCHEDULERS = ("cosine", "linear", "constant_with_warmup")
+
+# Fields of ExcitorConfig that a run can set; one not given is left to the preset or to the method's own default.
+METHOD_FIELDS = ("r", "num_prompts", "top_layers", "gate_init_std", "prompt_init_std", "target_modules")
+
+
+@dataclass
+class TrainArguments:
+    """The arguments of :func:`excitor.train.run.train`; each is described in its field's ``help``."""
+
+    model: str | None = field(default=None, metadata={"help": "Base model: a hub id or a folder."})
+    data: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Instructions: a hub id, or a .json, .jsonl, .csv or .parquet file; NAME#500 takes 500 rows."
+        },
+    )
+    out: str | None = field(
+        default=None, metadata={"help": "Folder for the adapter, its checkpoints, metrics and report."}
+    )
+
+    retain: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Text that is not instructions, to measure forgetting on; if not given, the base writes some."
+        },
+    )
+    retain_documents: int = field(default=100, metadata={"help": "How many documents of that text to measure."})
+    eval_rows: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of the data held out to measure learning; when not given, 5 %, at least 1 and at most 500."
+        },
+    )
+
+    template: str = field(
+        default="auto",
+        metadata={"help": "How a row becomes text: chat (the model's template), instruction, or auto."},
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens in an example; longer ones are dropped. When not given, the model's context, at most 1024."
+        },
+    )
+    packing: bool = field(
+        default=False, metadata={"help": "Put several examples in one sequence; they do not see each other."}
+    )
+
+    epochs: float = field(default=3.0, metadata={"help": "Passes over the data."})
+    steps: int | None = field(default=None, metadata={"help": "Optimizer steps, in place of epochs."})
+    batch_size: int = field(
+        default=16, metadata={"help": "Examples (packed sequences, with packing) per device and forward pass."}
+    )
+    gradient_accumulation: int = field(default=1, metadata={"help": "Forward passes per optimizer step."})
+    learning_rate: float = field(default=5e-3, metadata={"help": "Peak learning rate of AdamW."})
+    scheduler: str = field(default="cosine", metadata={"help": f"Learning rate over time: {', '.join(SCHEDULERS)}."})
+    warmup_ratio: float = field(
+        default=0.03, metadata={"help": "Share of the steps in which the learning rate rises from 0."}
+    )
+    weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of AdamW."})
+    precision: str = field(
+        default="auto",
+        metadata={"help": f"{', '.join(PRECISIONS)}; auto is bf16 where the hardware has it, else fp32."},
+    )
+    gradient_checkpointing: bool = field(
+        default=False, metadata={"help": "Save memory by computing activations twice."}
+    )
+    seed: int = field(
+        default=0, metadata={"help": "Seed of everything that is random; the same seed gives the same adapter."}
+    )
+
+    preset: str | None = field(
+        default=None, metadata={"help": "Settings of the adapter to start from: paper. Options given as well win."}
+    )
+    r: int | None = field(default=None, metadata={"help": "Rank of the excitor query."})
+    num_prompts: int | None = field(default=None, metadata={"help": "Learnable prompts per layer."})
+    top_layers: int | None = field(default=None, metadata={"help": "Adapt only the topmost N layers."})
+    gate_init_std: float | None = field(
+        default=None, metadata={"help": "Standard deviation of the gates at the start; 0 starts as the base."}
+    )
+    prompt_init_std: float | None = field(
+        default=None, metadata={"help": "Standard deviation of the prompts at the start."}
+    )
+    target_modules: list[str] = field(
+        default_factory=list, metadata={"help": "Names of the key projections, for an architecture not known yet."}
+    )
+
+    logging_steps: int = field(default=1, metadata={"help": "Write metrics every N steps."})
+    save_steps: int = field(default=100, metadata={"help": "Save a checkpoint every N steps, to resume from."})
+    keep_checkpoints: int = field(default=2, metadata={"help": "How many checkpoints to keep."})
+    resume: bool = field(
+        default=False, metadata={"help": "Continue the run in --out from its newest complete checkpoint."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace an earlier run in --out."})
+
+    def check(self) -> None:
+        """Check everything that can be checked without reading a file.
+
+        Raises:
+            ExcitorError: Something is missing, out of range or contradictory; the message lists all faults.
+        """
+        faults = list(self._faults())
+        if faults:
+            raise ExcitorError("\n".join(faults))
+
+    def method(self) -> dict[str, Any]:
+        """The fields of ``ExcitorConfig`` that were given."""
+        given = {name: getattr(self, name) for name in METHOD_FIELDS}
+        return {name: value for name, value in given.items() if value not in (None, [])}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name; ``TrainArguments(**arguments.to_dict())`` is the same run."""
+        return asdict(self)
+
+    def _faults(self) -> Iterator[str]:
+        for name in ("model", "data", "out"):
+            if not getattr(self, name):
+                yield f"{_flag(name)} is missing."
+        for name in ("retain_documents", "batch_size", "gradient_accumulation", "logging_steps", "save_steps"):
+            yield from self._at_least(name, 1)
+        for name in ("keep_checkpoints", "eval_rows", "max_length", "steps", "r", "num_prompts", "top_layers"):
+            yield from self._at_least(name, 1)
+        yield from self._at_least("weight_decay", 0)
+        yield from self._at_least("seed", 0)
+        yield from self._at_least("gate_init_std", 0)
+        yield from self._at_least("prompt_init_std", 0)
+        for name in ("epochs", "learning_rate"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                yield f"{_flag(name)} must be greater than 0, got {value}."
+        if not 0 <= self.warmup_ratio < 1:
+            yield f"--warmup-ratio must be at least 0 and less than 1, got {self.warmup_ratio}."
+        for name, choices in (("precision", PRECISIONS), ("scheduler", SCHEDULERS), ("preset", (None, *PRESETS))):
+            value = getattr(self, name)
+            if value not in choices:
+                yield f"{_flag(name)} must be one of {', '.join(filter(None, choices))}, got {value!r}."
+        if self.logging_steps >= 1 and self.save_steps % self.logging_steps:
+            yield (
+                f"--save-steps ({self.save_steps}) must be a multiple of --logging-steps ({self.logging_steps}), "
+                "so that a resumed run logs the same losses."
+            )
+        if self.resume and self.overwrite:
+            yield "--resume continues the run in --out and --overwrite replaces it: give one of the two."
+        if self.out and Path(self.out).exists() and not Path(self.out).is_dir():
+            yield f"--out {self.out} is a file; it must be a folder."
+
+    def _at_least(self, name: str, bound: int) -> Iterator[str]:
+        value = getattr(self, name)
+        if value is not None and not bound <= value < math.inf:
+            yield f"{_flag(name)} must be at least {bound}, got {value}."
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

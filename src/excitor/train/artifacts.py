@@ -1,0 +1,99 @@
+"""What a finished run leaves for people: curves and a model card."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from excitor.evaluate.report import markdown_table
+from excitor.train.arguments import TrainArguments
+from excitor.train.folder import CURVES_FILE, RUN_FILE
+
+
+def draw_curves(metrics: list[dict[str, Any]], path: Path) -> None:
+    """Draw the loss and the gates of every layer over the steps.
+
+    Args:
+        metrics: Records as :class:`~excitor.train.callbacks.MetricsLog` writes them.
+        path: Of the PNG.
+    """
+    steps = [record["step"] for record in metrics]
+    losses = [record["loss"] for record in metrics]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    loss_axes, gate_axes = figure.subplots(1, 2)
+    loss_axes.plot(steps, losses, linewidth=0.8, alpha=0.4, label="each step")
+    loss_axes.plot(steps, _smooth(losses), linewidth=1.6, color="C0", label="running mean")
+    loss_axes.set(xlabel="step", ylabel="training loss (nats per answer token)")
+    loss_axes.legend()
+    for number, name in enumerate(metrics[0]["gates"]):
+        shade = f"{0.8 - 0.8 * number / max(1, len(metrics[0]['gates']) - 1):.2f}"
+        gate_axes.plot(steps, [record["gates"][name] for record in metrics], color=shade, linewidth=1)
+    gate_axes.set(xlabel="step", ylabel="mean |gate| of a layer (upper layers darker)")
+    figure.savefig(path, dpi=120)
+
+
+def model_card(arguments: TrainArguments, report: dict[str, Any]) -> str:
+    """The README.md of an adapter: what it is, how to load it, what it learned and what it forgot."""
+    base = str(arguments.model)
+    header = ["library_name: peft", "tags:", "- excitor", "- peft"]
+    if not Path(base).exists():  # the hub wants one of its own ids here
+        header.insert(0, f"base_model: {base}")
+    training, parameters = report["training"], report["parameters"]
+    name = Path(str(arguments.out)).resolve().name
+    return f"""---
+{chr(10).join(header)}
+---
+
+# {name}
+
+An Excitor adapter ([arXiv 2404.00913](https://arxiv.org/abs/2404.00913)) for `{base}`: {parameters["trainable"]:,}
+parameters, {parameters["share"]:.2%} of the adapted model. It changes only where attention looks.
+
+## What it learned, what it forgot
+
+{markdown_table(report)}
+
+Cross-entropy in nats per token, the adapter against the same model with the adapter off. *Learned* is measured on the
+answers of held-out rows of the training data, *forgotten* on text that is not instructions. *KL* is
+KL(base || adapter) in nats per token; *flipped* is the share of tokens whose most likely prediction is another one.
+
+![loss and gates]({CURVES_FILE})
+
+## Use
+
+```python
+import excitor  # makes the method known to PEFT; must come before loading
+
+model, tokenizer = excitor.load_adapter("{name}")
+```
+
+or `excitor chat --adapter {name}`. `excitor.set_strength(model, 0.5)` halves the effect, 0 gives the base back.
+
+## Training
+
+{training["steps"]:,} steps, {training["tokens"]:,} tokens, {training["seconds"]:,.0f} s, data
+{", ".join(f"`{source}`" for source in arguments.data)}. Repeat it with
+
+```
+excitor train --config {RUN_FILE} --out ANOTHER_FOLDER
+```
+"""
+
+
+def training_summary(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """Steps, tokens and time of a run, all its sessions together, from its metrics."""
+    seconds, tokens = 0.0, 0
+    for record in metrics:
+        seconds += (record["tokens"] - tokens) / record["tokens_per_second"]
+        tokens = record["tokens"]
+    return {"steps": metrics[-1]["step"], "tokens": tokens, "seconds": seconds, "loss": metrics[-1]["loss"]}
+
+
+def _smooth(values: list[float], keep: float = 0.95) -> list[float]:
+    """Exponential running mean, unbiased at the start."""
+    smoothed, mean, weight = [], 0.0, 0.0
+    for value in values:
+        mean = keep * mean + (1 - keep) * value
+        weight = keep * weight + (1 - keep)
+        smoothed.append(mean / weight)
+    return smoothed

@@ -1,0 +1,149 @@
+"""What happens beside training: metrics to disk, a progress bar, a clean stop."""
+
+import json
+import math
+import signal
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from excitor.errors import ExcitorError
+from excitor.layer import gates
+
+
+_PEFT_PREFIX = "base_model.model."  # layers are written by their name in the base
+
+
+class MetricsLog(TrainerCallback):
+    """Writes one JSON line a logged step, and stops a run whose loss is no number any more.
+
+    A line holds ``step``, ``loss`` (mean over the steps since the last line, nats per supervised token),
+    ``learning_rate``, ``grad_norm`` (before clipping), ``tokens`` (read so far, without padding),
+    ``tokens_per_second`` and ``gates`` (mean |gate| of each layer by its name).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last: dict[str, Any] = {}
+        self._file: TextIO | None = None
+        self._tokens = 0
+        self._time = 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        """Open the file and start the clock."""
+        self._file = self.path.open("a", encoding="utf-8")
+        self._tokens, self._time = state.num_input_tokens_seen, time.perf_counter()
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        """Write a line."""
+        logs: dict[str, float] = kwargs["logs"]
+        if self._file is None or "loss" not in logs:  # the summary at the end
+            return
+        if not math.isfinite(logs["loss"]) or not math.isfinite(logs["grad_norm"]):
+            raise ExcitorError(
+                f"Training diverged at step {state.global_step}: the loss is {logs['loss']}, the gradient's norm "
+                f"{logs['grad_norm']}. Lower --learning-rate (now {args.learning_rate:g}), raise --warmup-ratio"
+                f"{', or use --precision bf16 or fp32' if args.fp16 else ''}."
+            )
+        now = time.perf_counter()
+        self.last = {
+            "step": state.global_step,
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs["grad_norm"],
+            "tokens": state.num_input_tokens_seen,
+            "tokens_per_second": (state.num_input_tokens_seen - self._tokens) / (now - self._time),
+            "gates": {
+                name.removeprefix(_PEFT_PREFIX): gate.abs().mean().item()
+                for name, gate in gates(kwargs["model"]).items()
+            },
+        }
+        self._tokens, self._time = state.num_input_tokens_seen, now
+        self._file.write(json.dumps(self.last) + "\n")
+        self._file.flush()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+class ProgressBar(TrainerCallback):
+    """Steps done, with the loss, learning rate and tokens/s last logged."""
+
+    def __init__(self, console: Console, metrics: MetricsLog) -> None:
+        self._metrics = metrics
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task("")
+
+    def __enter__(self) -> "ProgressBar":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        """Start where the run starts, or resumes."""
+        self._bar.update(self._task, total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        """Move on."""
+        self._bar.update(self._task, completed=state.global_step)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        """Show the last numbers."""
+        if last := self._metrics.last:
+            numbers = (
+                f"loss {last['loss']:.4f}  lr {last['learning_rate']:.2e}  {last['tokens_per_second']:,.0f} tok/s"
+            )
+            self._bar.update(self._task, description=numbers)
+
+
+class StopOnInterrupt(TrainerCallback):
+    """Lets Ctrl-C end the step that is running, save a checkpoint and stop; a second Ctrl-C stops at once.
+
+    A ``KeyboardInterrupt`` in the middle of an optimizer step would leave weights that belong to no step. Used as a
+    context manager around training; ``requested`` says afterwards whether the user asked to stop.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.requested = False
+        self._console = console
+        self._previous: Any = None
+
+    def __enter__(self) -> "StopOnInterrupt":
+        if threading.current_thread() is threading.main_thread():  # signals reach no other thread
+            self._previous = signal.signal(signal.SIGINT, self._request)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _request(self, *_: Any) -> None:
+        self.requested = True
+        signal.signal(signal.SIGINT, self._previous)
+        self._console.print("Stopping after this step, to save a checkpoint (Ctrl-C again stops at once).")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        """Save and stop, when asked to."""
+        if self.requested:
+            control.should_save = control.should_training_stop = True

@@ -1,0 +1,170 @@
+"""Everything that can go wrong before weights are loaded: arguments, folder, model configuration, data."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from excitor.config import ExcitorConfig
+from excitor.data import Encoded, encode_examples, load_examples, read_text
+from excitor.errors import ExcitorError
+from excitor.train.arguments import TrainArguments
+from excitor.train.environment import describe_environment
+from excitor.train.folder import check_folder, check_space
+
+
+DEFAULT_MAX_LENGTH = 1024
+HELD_OUT_SHARE = 0.05
+HELD_OUT_MOST = 500
+
+# The held-out rows stay the same from seed to seed, so that runs can be compared.
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is ready to load its model."""
+
+    arguments: TrainArguments
+    """Resolved: max_length, precision, eval_rows and the method's numbers are what will be used."""
+    method: ExcitorConfig
+    tokenizer: PreTrainedTokenizerBase
+    notes: str
+    """What was read from where, a line per file."""
+    encoded: Encoded
+    train: Dataset
+    held_out: Dataset
+    retain: Dataset | None
+    """Encoded retention text; None when the base has to write it."""
+    trainable: int
+    """Number of trainable parameters."""
+    bytes_needed: int
+    """What the run will write, about."""
+    environment: dict[str, Any]
+
+
+def prepare(arguments: TrainArguments) -> Job:
+    """Check a run and read its data, without loading weights and without writing anything.
+
+    Raises:
+        ExcitorError: Something the user can mend; see the message.
+    """
+    arguments.check()
+    check_folder(arguments)
+    model = str(arguments.model)
+    config = _read_config(model)
+    tokenizer = _read_tokenizer(model)
+    method = (ExcitorConfig.paper if arguments.preset == "paper" else ExcitorConfig)(**arguments.method())
+    trainable = _count_trainable(config, method)
+    bytes_needed = _bytes_needed(trainable, arguments.keep_checkpoints)
+    check_space(Path(str(arguments.out)), bytes_needed)
+    max_length = _max_length(arguments.max_length, config)
+    precision = _precision(arguments.precision)
+
+    examples = load_examples(arguments.data)
+    encoded = encode_examples(examples, tokenizer, max_length=max_length, template=arguments.template)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = encoded.stop_token  # any token will do: padding is masked
+    train, held_out = _split(encoded, arguments.eval_rows)
+    retain = None
+    if arguments.retain:
+        retain = read_text(
+            arguments.retain, tokenizer, max_length=max_length, max_documents=arguments.retain_documents
+        )
+    resolved = replace(
+        arguments,
+        max_length=max_length,
+        precision=precision,
+        eval_rows=len(held_out),
+        r=method.r,
+        num_prompts=method.num_prompts,
+        top_layers=method.top_layers,
+        gate_init_std=method.gate_init_std,
+        prompt_init_std=method.prompt_init_std,
+    )
+    return Job(
+        arguments=resolved,
+        method=method,
+        tokenizer=tokenizer,
+        notes=examples.info.description,
+        encoded=encoded,
+        train=train,
+        held_out=held_out,
+        retain=retain,
+        trainable=trainable,
+        bytes_needed=bytes_needed,
+        environment=describe_environment([*arguments.data, *arguments.retain], encoded.dataset, arguments.seed),
+    )
+
+
+def _read_config(model: str) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ExcitorError(
+            f"--model {model} is neither a folder with a model nor a model within reach on the hub "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _read_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ExcitorError(f"--model {model} has no usable tokenizer ({str(error).splitlines()[0]})") from error
+
+
+def _count_trainable(config: PretrainedConfig, method: ExcitorConfig) -> int:
+    """Adapt the architecture without its weights: what does not fit is found before they are loaded."""
+    try:
+        with torch.device("meta"):
+            base = AutoModelForCausalLM.from_config(config)
+    except ValueError as error:
+        raise ExcitorError(f"--model {config.name_or_path} is no causal language model: {error}") from error
+    return get_peft_model(base, replace(method)).get_nb_trainable_parameters()[0]
+
+
+def _bytes_needed(trainable: int, checkpoints: int) -> int:
+    """fp32 adapter, and checkpoints with two moments of AdamW each; one more exists while it is being saved."""
+    small_files = 32 * 2**20  # tokenizer, metrics, report, curves
+    return 4 * trainable * (1 + 3 * (checkpoints + 1)) + small_files
+
+
+def _max_length(wanted: int | None, config: PretrainedConfig) -> int:
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if wanted is None:
+        return min(context or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH)
+    if context is not None and wanted > context:
+        raise ExcitorError(f"--max-length {wanted} is more than the {context} tokens of the model's context.")
+    return wanted
+
+
+def _precision(wanted: str) -> str:
+    has_gpu = torch.cuda.is_available()
+    has_bf16 = has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    if wanted == "auto":
+        return "bf16" if has_bf16 else "fp32"
+    if wanted == "fp16" and not has_gpu:
+        raise ExcitorError("--precision fp16 needs a GPU; use fp32 or bf16 on this machine.")
+    if wanted == "bf16" and has_gpu and not has_bf16:
+        raise ExcitorError("--precision bf16 is not supported by this GPU; use fp16 or fp32.")
+    return wanted
+
+
+def _split(encoded: Encoded, wanted: int | None) -> tuple[Dataset, Dataset]:
+    rows = len(encoded.dataset)
+    if rows < 2:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in encoded.dropped.items()) or "none"
+        raise ExcitorError(
+            f"{rows} of {encoded.rows_read:,} rows can be used, and at least 2 are needed (one is held out to measure "
+            f"what was learned). Dropped: {reasons}. Raise --max-length, or give other data."
+        )
+    held_out = wanted or min(max(1, round(HELD_OUT_SHARE * rows)), HELD_OUT_MOST)
+    if held_out >= rows:
+        raise ExcitorError(f"--eval-rows {held_out} leaves none of {rows:,} usable rows to train on.")
+    parts = encoded.dataset.train_test_split(test_size=held_out, seed=SPLIT_SEED)
+    return parts["train"], parts["test"]

@@ -1,0 +1,75 @@
+"""TRL's SFTTrainer, set up for a run."""
+
+import math
+from typing import cast
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from excitor.train.prepare import Job
+
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class _Trainer(SFTTrainer):
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Nothing: the run writes its own card, with what it measured."""
+
+
+def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> SFTTrainer:
+    """Load the base model, put the adapter on it and hand both to TRL.
+
+    The base is loaded in the run's precision; the adapter is trained in fp32 under autocast.
+    """
+    arguments = job.arguments
+    settings = SFTConfig(
+        output_dir=str(arguments.out),
+        per_device_train_batch_size=arguments.batch_size,
+        gradient_accumulation_steps=arguments.gradient_accumulation,
+        num_train_epochs=arguments.epochs,
+        max_steps=arguments.steps or -1,
+        learning_rate=arguments.learning_rate,
+        lr_scheduler_type=arguments.scheduler,
+        warmup_steps=arguments.warmup_ratio,
+        weight_decay=arguments.weight_decay,
+        bf16=arguments.precision == "bf16",
+        fp16=arguments.precision == "fp16",
+        activation_checkpointing=arguments.gradient_checkpointing,
+        seed=arguments.seed,
+        max_length=arguments.max_length,
+        packing=arguments.packing,
+        dataset_kwargs={"skip_prepare_dataset": not arguments.packing},  # rows come tokenised and within max_length
+        logging_steps=arguments.logging_steps,
+        logging_nan_inf_filter=False,  # a loss that is not a number must be seen
+        # Packed sequences have neither padding nor a mask that could tell it.
+        include_num_input_tokens_seen="all" if arguments.packing else "non_padding",
+        save_strategy="steps",
+        save_steps=arguments.save_steps,
+        save_total_limit=arguments.keep_checkpoints,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to="none",
+    )
+    trainer = _Trainer(
+        model=AutoModelForCausalLM.from_pretrained(str(arguments.model), dtype=_DTYPES[arguments.precision]),
+        args=settings,
+        train_dataset=job.train,
+        processing_class=job.tokenizer,
+        peft_config=job.method,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def total_steps(trainer: SFTTrainer) -> int:
+    """Optimizer steps of the whole run; packing has already been done."""
+    settings = trainer.args
+    if settings.max_steps > 0:
+        return settings.max_steps
+    batches = math.ceil(len(cast(Dataset, trainer.train_dataset)) / (settings.train_batch_size * settings.world_size))
+    return math.ceil(settings.num_train_epochs * math.ceil(batches / settings.gradient_accumulation_steps))
