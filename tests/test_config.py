@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import peft
 import pytest
@@ -57,3 +58,15 @@ def test_every_own_field_has_a_help_text() -> None:
     inherited = {field.name for field in dataclasses.fields(peft.PeftConfig)}
     for field in dataclasses.fields(ExcitorConfig):
         assert field.name in inherited or field.metadata.get("help"), field.name
+
+
+def test_the_documentation_shows_every_field() -> None:
+    """The table in docs/configuration.md is the metadata of the fields; on a mismatch, paste what is expected."""
+    inherited = {field.name for field in dataclasses.fields(peft.PeftConfig)}
+    expected = "".join(
+        f"| `{field.name}` | `{field.default}` | {field.metadata['help']} |\n"
+        for field in dataclasses.fields(ExcitorConfig)
+        if field.name not in inherited
+    )
+    page = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text()
+    assert expected in page, expected
