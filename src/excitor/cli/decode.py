@@ -1,0 +1,129 @@
+"""What ``generate`` and ``chat`` share: their options, and a loaded adapter that answers."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from excitor.errors import ExcitorError
+
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+
+Messages = list[dict[str, str]]
+
+Adapter = Annotated[str, typer.Option(help="Folder that excitor train wrote, or hub id of an adapter.")]
+Base = Annotated[str | None, typer.Option(help="Base model, if it is not where the adapter says.")]
+Strength = Annotated[float, typer.Option(min=0.0, help="Factor on the gates: 0 is the base model, 1 is as trained.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token; larger is more varied.")]
+TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this total share.")]
+Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How an answer is drawn."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Responder:
+    """An adapter on its base, answering in the template it was trained with."""
+
+    model: "PeftModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    template: str
+    decoding: Decoding
+
+    @property
+    def context(self) -> int:
+        """The longest text the model reads, in tokens."""
+        config = self.model.config.get_text_config()
+        return getattr(config, "max_position_embeddings", self.tokenizer.model_max_length)
+
+    def excess(self, messages: Messages) -> int:
+        """How many tokens too long the prompt and the longest answer are together; 0 or less when they fit."""
+        return len(self._encode(messages)) + self.decoding.max_new_tokens - self.context
+
+    def answer(self, messages: Messages, *, base: bool = False, stream: bool = False) -> str:
+        """Answers the last message.
+
+        Args:
+            messages: Each with ``role`` and ``content``, the last one from the user.
+            base: The base model answers, with the adapter off.
+            stream: The answer is printed while it grows.
+
+        Raises:
+            ExcitorError: Prompt and answer do not fit the model's context together.
+        """
+        import torch
+        from transformers import TextStreamer, set_seed
+
+        excess = self.excess(messages)
+        if excess > 0:
+            raise ExcitorError(
+                f"The prompt and {self.decoding.max_new_tokens} new tokens are {excess} tokens longer than the "
+                f"model's context of {self.context}: shorten the prompt or lower --max-new-tokens."
+            )
+        prompt = torch.tensor([self._encode(messages)], device=self.model.device)
+        draws = self.decoding.temperature > 0
+        sampling = {"temperature": self.decoding.temperature, "top_p": self.decoding.top_p, "top_k": 0}
+        set_seed(self.decoding.seed)
+        with self.model.disable_adapter() if base else nullcontext():
+            output = self.model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                do_sample=draws,
+                **(sampling if draws else {}),
+                max_new_tokens=self.decoding.max_new_tokens,
+                eos_token_id=self._stop_tokens(),
+                streamer=TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None,
+            )
+        return str(self.tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)).strip()
+
+    def _encode(self, messages: Messages) -> list[int]:
+        from excitor.data.encoding import encode_prompt
+
+        return encode_prompt(messages, self.tokenizer, self.template)
+
+    def _stop_tokens(self) -> list[Any]:
+        """The token that ended the answers in training, and those the base model knows."""
+        from excitor.data.templates import resolve_template
+
+        trained = resolve_template(self.tokenizer, self.template).stop_token
+        known: Any = self.model.generation_config.eos_token_id
+        known = known if isinstance(known, list) else [known]
+        return [token for token in (self.tokenizer.convert_tokens_to_ids(trained), *known) if token is not None]
+
+
+def load(adapter: str, base: str | None, strength: float, decoding: Decoding) -> Responder:
+    """Loads an adapter on its base, ready to answer.
+
+    Raises:
+        ExcitorError: The adapter or its base is missing, damaged, or one does not fit the other.
+    """
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+    from excitor.checkpoint import load_adapter
+    from excitor.layer import set_strength
+
+    model, tokenizer = load_adapter(adapter, base)
+    if strength != 1:  # an adapter of another PEFT method answers too, but has no strength
+        set_strength(model, strength)
+    run = Path(adapter) / "run.yaml"
+    template = yaml.safe_load(run.read_text(encoding="utf-8"))["template"] if run.exists() else "auto"
+    return Responder(model, tokenizer, template, decoding)
