@@ -112,13 +112,10 @@ def resolve_template(tokenizer: PreTrainedTokenizerBase, template: str = "auto")
     """Choose the template: ``"chat"``, ``"instruction"``, ``"verbatim"``, or ``"auto"``: chat where there is one.
 
     Raises:
-        ExcitorError: An unknown name, ``"chat"`` without a chat template, a tokenizer without offsets, or one without
-            a token that could end an answer.
+        ExcitorError: An unknown name, ``"chat"`` without a chat template, or no token that could end an answer.
     """
     if template not in TEMPLATES:
         raise ExcitorError(f"template must be one of {', '.join(TEMPLATES)}, got {template!r}")
-    if not tokenizer.is_fast:
-        raise ExcitorError(f"{tokenizer.name_or_path}: only fast tokenizers (with a tokenizer.json) are supported")
     if template == "chat" and tokenizer.chat_template is None:
         raise ExcitorError(
             f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template; "
