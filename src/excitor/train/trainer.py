@@ -36,6 +36,7 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> SFTTrainer:
         lr_scheduler_type=arguments.scheduler,
         warmup_steps=arguments.warmup_ratio,
         weight_decay=arguments.weight_decay,
+        use_cpu=not torch.accelerator.is_available(),  # lets bf16 be tried on a CPU
         bf16=arguments.precision == "bf16",
         fp16=arguments.precision == "fp16",
         activation_checkpointing=arguments.gradient_checkpointing,
