@@ -31,13 +31,17 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 @pytest.fixture(scope="session")
 def adapter_dir(base_dir: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An adapter that visibly acts, on the model of ``base_dir``."""
+    """An adapter on the model of ``base_dir``, with gates so large that answers change."""
     folder = str(tmp_path_factory.mktemp("adapter"))
     torch.manual_seed(0)
-    model = make_llama()
-    model.config._name_or_path = model.name_or_path = base_dir
-    config = excitor.ExcitorConfig(r=4, num_prompts=5, top_layers=2, init_weights=False)
-    excitor.save_adapter(peft.get_peft_model(model, config), folder)
+    base = make_llama()
+    base.name_or_path = base_dir
+    model = peft.get_peft_model(base, excitor.ExcitorConfig(r=4, num_prompts=5, top_layers=2, init_weights=False))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "gate" in name:
+                parameter.mul_(8)
+    excitor.save_adapter(model, folder)
     return folder
 
 
