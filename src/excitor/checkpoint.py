@@ -98,7 +98,10 @@ def load_adapter(
             f"hub: name the place where it is now. ({str(error).splitlines()[0]})"
         ) from error
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-    model = PeftModel.from_pretrained(model, directory, config=config)
+    try:
+        model = PeftModel.from_pretrained(model, directory, config=config)
+    except SafetensorError as error:
+        raise ExcitorError(f"{Path(directory) / WEIGHTS_FILE} is damaged: {error}.") from error
     has_tokenizer = (Path(directory) / "tokenizer_config.json").exists()
     tokenizer = AutoTokenizer.from_pretrained(directory if has_tokenizer else base)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import get_peft_model
+from peft.utils.error import NoMatchingPeftModuleError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from excitor.config import ExcitorConfig
@@ -125,7 +126,10 @@ def _count_trainable(config: PretrainedConfig, method: ExcitorConfig) -> int:
             base = AutoModelForCausalLM.from_config(config)
     except ValueError as error:
         raise ExcitorError(f"--model {config.name_or_path} is no causal language model: {error}") from error
-    return get_peft_model(base, replace(method)).get_nb_trainable_parameters()[0]
+    try:
+        return get_peft_model(base, replace(method)).get_nb_trainable_parameters()[0]
+    except NoMatchingPeftModuleError as error:
+        raise ExcitorError(f"--target-modules names no layer of --model {config.name_or_path}: {error}") from error
 
 
 def _bytes_needed(trainable: int, checkpoints: int) -> int:
