@@ -3,7 +3,7 @@ import torch
 
 from excitor.config import ExcitorConfig
 from excitor.train.prepare import prepare
-from excitor.train.trainer import make_trainer, total_steps
+from excitor.train.trainer import deterministic, make_trainer, total_steps
 
 
 def one_batch(job):
@@ -52,6 +52,13 @@ def test_a_base_in_bf16_has_an_adapter_in_fp32(arguments):
     trainer = make_trainer(prepare(arguments(precision="bf16")), [])
     dtypes = {parameter.requires_grad: parameter.dtype for parameter in trainer.model.parameters()}
     assert dtypes == {True: torch.float32, False: torch.bfloat16}
+
+
+def test_determinism_is_asked_for_while_training_only():
+    with deterministic():
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 @pytest.mark.parametrize(

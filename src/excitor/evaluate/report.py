@@ -59,7 +59,7 @@ def table(report: dict[str, Any]) -> Table:
     """The report of :func:`measure` for a terminal."""
     view = Table(title="Loss in nats per token", title_justify="left", box=SIMPLE)
     for heading in _HEADINGS:
-        view.add_column(heading, justify="left" if heading == "" else "right")
+        view.add_column(heading, justify="left" if heading == "" else "right", overflow="fold")
     for row in _rows(report):
         view.add_row(*row)
     return view

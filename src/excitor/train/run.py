@@ -29,7 +29,7 @@ from excitor.train.folder import (
     write_text,
 )
 from excitor.train.prepare import Job, prepare
-from excitor.train.trainer import make_trainer, total_steps
+from excitor.train.trainer import deterministic, make_trainer, total_steps
 
 
 # Text of the base's own, where none is given: the same for every seed, so that runs can be compared.
@@ -70,7 +70,7 @@ def train(arguments: TrainArguments, console: Console | None = None) -> dict[str
     retain = job.retain or _base_text(job, model, folder / BASE_TEXT_FILE)
 
     rewind_metrics(metrics.path, checkpoint_step(checkpoint) if checkpoint else 0)
-    with naming_full_disk(folder, job.bytes_needed), stop, progress:
+    with naming_full_disk(folder, job.bytes_needed), deterministic(), stop, progress:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.requested:
         console.print(f"Stopped at step {trainer.state.global_step}. Run the same command with --resume to continue.")

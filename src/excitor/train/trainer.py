@@ -1,7 +1,10 @@
 """TRL's SFTTrainer, set up for a run."""
 
 import math
-from typing import cast
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -65,6 +68,27 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> SFTTrainer:
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Ask for kernels that give the same sums each time, where PyTorch has them, and warn where it has none.
+
+    CPUs always do; some GPU kernels, attention's backward pass among them, only when asked.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    warned, filled = (
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        deterministic_mode.fill_uninitialized_memory,
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic_mode.fill_uninitialized_memory = False  # a debugging aid that costs time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+        deterministic_mode.fill_uninitialized_memory = filled
 
 
 def total_steps(trainer: SFTTrainer) -> int:
