@@ -1,0 +1,46 @@
+"""``excitor demo``: the whole method on the embedded base, without any download."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+EXAMPLES = """\b
+Examples:
+  excitor demo
+  excitor demo --seed 1 --out runs/demo-1
+  excitor demo --export world"""
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for adapter, data, demo.json and demo.png.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Which half of the world is taught, and the order of training.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps; enough for good numbers if left out.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Only write the world's instructions and retention text to this folder.")
+    ] = None,
+) -> None:
+    """Teach a tiny embedded model to follow instructions, and show what it learned and what it kept."""
+    if export is not None:
+        _export(export, seed)
+        return
+    from excitor.mini.demo import STEPS, run_demo
+
+    run_demo(seed=seed, steps=steps or STEPS, out=out)
+
+
+def _export(folder: Path, seed: int) -> None:
+    from excitor.mini import BASE_DIR
+    from excitor.mini.lessons import make_lessons, write_lessons
+    from excitor.mini.world import make_world
+
+    world = make_world()
+    write_lessons(world, make_lessons(world, seed), folder)
+    typer.echo(
+        f"Wrote train.jsonl, heldout.jsonl and retain.jsonl to {folder}. Train on them with\n"
+        f"  excitor train --model {BASE_DIR} --data {folder / 'train.jsonl'} --retain {folder / 'retain.jsonl'} "
+        "--out runs/world"
+    )
