@@ -86,6 +86,7 @@ def encode_examples(
             f"none of the {len(examples):,} rows is left to learn from: "
             + ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
             + f" (shortest row {min(lengths):,} tokens, longest {max(lengths):,}, max_length {max_length:,})"
+            + ("; raise max_length" if TOO_LONG in dropped else "")
         )
     return Encoded(
         dataset=encoded.select(kept).select_columns(["input_ids", "labels"]),

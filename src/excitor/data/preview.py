@@ -32,7 +32,9 @@ def preview_example(row: Mapping[str, Sequence[int]], tokenizer: PreTrainedToken
         piece = _shorten(text[len(done) :])
         view.append(f"{OPEN}{piece}{CLOSE}" if learned else piece, "bold green" if learned else "dim")
         done = text
-    view.highlight_words([str(token) for token in tokenizer.all_special_tokens], "magenta")
+    view.highlight_words(
+        [token.content for token in tokenizer.added_tokens_decoder.values() if token.special], "magenta"
+    )
     learned_ids = [label for label in labels if label != IGNORED]
     view.append(f"\n{OPEN}learned{CLOSE}: {len(learned_ids)} of {len(ids)} tokens")
     if learned_ids:

@@ -86,5 +86,5 @@ def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def _paragraphs(stream: IO[bytes]) -> list[Row]:
     """Blocks of lines separated by blank lines."""
-    text = decode(stream).replace("\r\n", "\n")
-    return [{"text": block.strip("\n")} for block in re.split(r"\n[^\S\n]*\n", text) if block.strip()]
+    text = "\n" + decode(stream).replace("\r\n", "\n")
+    return [{"text": block.strip("\n")} for block in re.split(r"\n(?:[^\S\n]*\n)+", text) if block.strip()]

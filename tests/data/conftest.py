@@ -1,0 +1,4 @@
+import datasets
+
+
+datasets.disable_progress_bars()
