@@ -77,18 +77,16 @@ def deterministic() -> Iterator[None]:
     CPUs always do; some GPU kernels, attention's backward pass among them, only when asked.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled()
-    warned, filled = (
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        deterministic_mode.fill_uninitialized_memory,
-    )
+    mode: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = mode.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    deterministic_mode.fill_uninitialized_memory = False  # a debugging aid that costs time
+    mode.fill_uninitialized_memory = False  # a debugging aid that costs time
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warned)
-        deterministic_mode.fill_uninitialized_memory = filled
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        mode.fill_uninitialized_memory = filled
 
 
 def total_steps(trainer: SFTTrainer) -> int:
