@@ -1,0 +1,57 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from excitor.evaluate.bootstrap import estimate, interval
+
+
+values = st.lists(st.floats(-100, 100), min_size=2, max_size=20)
+
+
+@given(values, st.integers(0, 5))
+def test_interval_lies_within_the_values_and_repeats(numbers, seed):
+    low, high = interval(numbers, seed=seed, resamples=50)
+    assert min(numbers) - 1e-9 <= low <= high <= max(numbers) + 1e-9
+    assert (low, high) == interval(numbers, seed=seed, resamples=50)
+
+
+def test_interval_is_about_two_standard_errors_wide():
+    numbers = torch.randn(400, generator=torch.Generator().manual_seed(0))
+    low, high = interval(numbers)
+    half = 1.96 * numbers.std().item() / math.sqrt(len(numbers))
+    assert low == pytest.approx(numbers.mean().item() - half, abs=0.2 * half)
+    assert high == pytest.approx(numbers.mean().item() + half, abs=0.2 * half)
+
+
+def test_weighted_interval_covers_the_true_ratio():
+    """Documents' lengths and losses go together: the estimate is a ratio of two random sums."""
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        weights = generator.integers(1, 50, 60)
+        low, high = interval(weights / 50 + generator.normal(size=60), weights, resamples=300)
+        covered += low <= np.mean(np.arange(1, 50) ** 2) / 50 / 25 <= high  # E[w * w / 50] / E[w]
+    assert covered / 200 == pytest.approx(0.95, abs=0.05)
+
+
+def test_chunks_of_draws_change_nothing_but_memory(monkeypatch):
+    numbers = np.random.default_rng(1).normal(size=50)
+    whole = interval(numbers, resamples=200)
+    monkeypatch.setattr("excitor.evaluate.bootstrap.CHUNK_DRAWS", 50 * 7)
+    assert interval(numbers, resamples=200) == whole
+
+
+def test_estimate_is_the_mean_over_weights():
+    metric = estimate([1.0, 4.0], [3, 1], higher_is_better=False, unit="nats")
+    assert (metric.value, metric.unit, metric.higher_is_better) == (1.75, "nats", False)
+    assert 1.0 <= metric.low <= 1.75 <= metric.high <= 4.0
+
+
+def test_one_item_bounds_nothing_and_none_is_an_error():
+    assert interval([0.5]) == (-math.inf, math.inf)
+    with pytest.raises(ValueError, match="at least one value"):
+        interval([])
