@@ -125,6 +125,17 @@ def test_a_run_that_crashed_before_its_first_checkpoint_starts_over(whole, argum
     assert metrics_of(tmp_path / "out") == metrics_of(whole)
 
 
+def test_a_run_killed_while_it_was_measured_is_measured_again(arguments, console, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("excitor.train.run.measure", None)
+        with pytest.raises(TypeError):
+            train(arguments(), console)
+    records = metrics_of(tmp_path / "out")
+    report = train(arguments(resume=True), console)
+    assert report["training"]["steps"] == 6
+    assert metrics_of(tmp_path / "out") == records
+
+
 def test_ctrl_c_saves_a_checkpoint_and_resumes(whole, arguments, console, tmp_path, monkeypatch):
     def on_log(self, args, state, control, **kwargs):
         original(self, args, state, control, **kwargs)
