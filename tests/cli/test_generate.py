@@ -52,12 +52,15 @@ def test_a_tiny_top_p_is_greedy(adapter_dir):
     assert drawn == load(adapter_dir, None, 1.0, GREEDY).answer(QUESTION)
 
 
-def test_answers_end_where_answers_in_training_end(adapter_dir):
+def test_answers_end_where_answers_in_training_end(adapter_dir, monkeypatch):
     """A chat template may end answers with a token that is not the base model's EOS."""
     model, tokenizer = excitor.load_adapter(adapter_dir)
     tokenizer.add_special_tokens({"additional_special_tokens": ["a"]})
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}a{% endfor %}"
-    assert set(Responder(model, tokenizer, "auto", GREEDY)._stop_tokens()) == {2, tokenizer.convert_tokens_to_ids("a")}
+    given = {}
+    monkeypatch.setattr(model, "generate", lambda **options: given.update(options) or options["input_ids"])
+    Responder(model, tokenizer, "auto", GREEDY).answer(QUESTION)
+    assert set(given["eos_token_id"]) == {2, tokenizer.convert_tokens_to_ids("a")}
 
 
 def test_command_prints_and_streams(command, adapter_dir):

@@ -73,7 +73,7 @@ def test_many_heads_are_shades(command, tmp_path):
 
 def test_untrained_gates(command, tmp_path):
     excitor.save_adapter(peft.get_peft_model(make_llama(), excitor.ExcitorConfig(r=2, num_prompts=2)), tmp_path)
-    assert "largest 0.0000" in command("inspect", tmp_path).out
+    assert "largest gate 0.0000" in command("inspect", tmp_path).out
 
 
 def test_report_of_the_training_run_is_shown(command, adapter_dir, tmp_path):

@@ -137,12 +137,11 @@ def _gates(layers: list[dict[str, Any]]) -> "Table":
     from rich.table import Table
 
     shapes = {re.sub(r"\d+", "*", layer["name"]) for layer in layers}
-    heads = len(layers[0]["gates"])
     largest = max(abs(gate) for layer in layers for gate in layer["gates"])
-    title = f"Gates of {', '.join(shapes)}, key heads 0 to {heads - 1}, largest {largest:.4f}"
-    table = Table(title=title, title_justify="left", box=None)
-    for heading in ("layer", "gates", "mean |g|", "prompt norm"):
-        table.add_column(heading, justify="left" if heading == "gates" else "right", no_wrap=True)
+    table = Table(title=f"{', '.join(shapes)}: largest gate {largest:.4f}", title_justify="left", box=None)
+    heads = f"gates of key heads 0 to {len(layers[0]['gates']) - 1}"
+    for heading in ("layer", heads, "mean |g|", "prompt norm"):
+        table.add_column(heading, justify="left" if heading == heads else "right", no_wrap=True)
     for layer in layers:
         number = re.search(r"\d+", layer["name"])
         gates = _gate_line(layer["gates"], largest)
