@@ -38,6 +38,11 @@ def test_an_absent_answer_is_kept_as_empty_for_the_count(tmp_path, answer):
     assert example["messages"][1]["content"] == ""
 
 
+def test_a_message_without_content_is_an_empty_answer(tmp_path):
+    row = {"messages": [MESSAGES["messages"][0], {"role": "assistant", "content": None}]}
+    assert load_examples([write(tmp_path / "rows.jsonl", [row])])[0]["messages"][1]["content"] == ""
+
+
 def user(content, **more):
     return {"messages": [{"role": "user", "content": content, **more}]}
 
