@@ -66,7 +66,9 @@ class TrainArguments:
         default=16, metadata={"help": "Examples (packed sequences, with packing) per device and forward pass."}
     )
     gradient_accumulation: int = field(default=1, metadata={"help": "Forward passes per optimizer step."})
-    learning_rate: float = field(default=5e-3, metadata={"help": "Peak learning rate of AdamW."})
+    learning_rate: float = field(
+        default=9e-3, metadata={"help": "Peak learning rate of AdamW; the default is the paper's."}
+    )
     scheduler: str = field(default="cosine", metadata={"help": f"Learning rate over time: {', '.join(SCHEDULERS)}."})
     warmup_ratio: float = field(
         default=0.03, metadata={"help": "Share of the steps in which the learning rate rises from 0."}
