@@ -7,8 +7,9 @@ from datasets import Dataset
 from rich.console import Console
 
 from excitor.errors import ExcitorError
-from excitor.evaluate.likelihood import compare_with_base
+from excitor.evaluate.likelihood import compare
 from excitor.evaluate.report import markdown_table, measure, table
+from excitor.evaluate.task import Subject
 
 
 @pytest.fixture
@@ -17,8 +18,9 @@ def report(adapted, documents) -> dict:
 
 
 def test_report_averages_over_tokens_not_documents(adapted, documents, report):
-    comparison = compare_with_base(adapted, documents.select(range(4)))
-    base, adapter = torch.cat(comparison.base).mean().item(), torch.cat(comparison.adapter).mean().item()
+    subjects = [Subject("base", adapted), Subject("adapter", adapted, "default")]
+    scores = compare(subjects, documents.select(range(4)))
+    base, adapter = (torch.cat(scores[subject.name].loss).mean().item() for subject in subjects)
     learned = report["learned"]
     assert learned["base"] == pytest.approx(base, abs=1e-6)
     assert learned["change"] == pytest.approx(adapter - base, abs=1e-6)

@@ -13,7 +13,8 @@ import yaml
 
 import excitor
 from excitor.errors import ExcitorError
-from excitor.evaluate.likelihood import token_losses
+from excitor.evaluate.likelihood import compare
+from excitor.evaluate.task import Subject
 from excitor.train.arguments import TrainArguments
 from excitor.train.callbacks import MetricsLog
 from excitor.train.prepare import prepare
@@ -80,7 +81,8 @@ def test_everything_is_there_at_the_end(arguments, console, tmp_path):
 def test_the_saved_adapter_gives_the_losses_reported(whole, arguments):
     report = json.loads((whole / "report.json").read_text())
     model, _ = excitor.load_adapter(str(whole))
-    losses = torch.cat(token_losses(model, prepare(arguments()).held_out))
+    scores = compare([Subject("trained", model, "default")], prepare(arguments()).held_out)
+    losses = torch.cat(scores["trained"].loss)
     assert losses.mean().item() == pytest.approx(report["learned"]["adapter"], abs=1e-5)
 
 

@@ -1,1 +1,1 @@
-"""What an adapter changed, measured against the same model with the adapter off."""
+"""What fine-tuning changed: models measured against their base."""

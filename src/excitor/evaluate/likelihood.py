@@ -1,15 +1,14 @@
-"""Token losses of a language model, and of an adapter against its own base in one pass."""
+"""Token losses of several models on the same documents, and how far each is from the first of them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from excitor.errors import ExcitorError
+from excitor.evaluate.task import Subject
 
 
 # Logits are the largest tensors here: a batch holds at most this many of them in the model's dtype, ...
@@ -19,80 +18,48 @@ CHUNK_LOGITS = 2**25
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """An adapter against its base on the same documents.
+class Scores:
+    """A subject on all documents: fp32 tensors on the CPU, one per document, of shape ``[supervised tokens]``."""
 
-    Each field has one fp32 tensor per document, in the data set's order, of shape ``[supervised tokens]``.
-    """
-
-    base: list[Tensor]
-    """Cross-entropy with the adapter off, in nats."""
-    adapter: list[Tensor]
-    """Cross-entropy with the adapter on, in nats."""
+    loss: list[Tensor]
+    """Cross-entropy, in nats."""
     kl: list[Tensor]
-    """KL(base || adapter) over the whole vocabulary, in nats."""
+    """KL(base || subject) over the whole vocabulary, in nats."""
     flipped: list[Tensor]
     """1 where the most likely token is another one than the base's, else 0."""
 
 
-def token_losses(model: nn.Module, dataset: Dataset, batch_size: int = 16) -> list[Tensor]:
-    """Cross-entropy of every supervised token.
+def compare(
+    subjects: Sequence[Subject],
+    dataset: Dataset,
+    batch_size: int = 16,
+    advance: Callable[[int], object] = lambda documents: None,
+) -> dict[str, Scores]:
+    """Run every batch through all subjects. The base's logits are computed once and shared.
 
     Args:
-        model: A causal language model of transformers, with or without PEFT.
+        subjects: The base first. Where their vocabularies are padded to different sizes, the entries that only some
+            of them have are left out for all.
         dataset: Columns ``input_ids`` and ``labels`` (-100 where a token is not supervised).
         batch_size: Rows in a batch, at most; fewer where the logits would take too much memory.
+        advance: Told the number of documents in each finished batch.
 
     Returns:
-        One fp32 tensor on the CPU per row, in the data set's order, of shape ``[supervised tokens]``, in nats.
+        Scores by subject name, documents in the data set's order; the base's own KL and flips are 0.
 
     Raises:
-        ExcitorError: The model gives logits that are not finite.
+        ExcitorError: A subject gives logits that are not finite.
     """
-    losses: list[Tensor] = [torch.empty(0)] * len(dataset)
-    with _evaluating(model):
-        for batch in _batches(model, dataset, batch_size):
-            logits = batch.logits(model)
-            values = [_cross_entropy(_log_probs(logits[at], "model"), target) for at, target in batch.chunks(logits)]
-            batch.scatter(torch.cat(values), losses)
-    return losses
-
-
-def compare_with_base(model: PeftModel, dataset: Dataset, batch_size: int = 16) -> Comparison:
-    """Run every batch through the model with the adapter off and on. No second copy of the base is needed.
-
-    Args:
-        model: A PEFT model with an active adapter of any method.
-        dataset: Columns ``input_ids`` and ``labels`` (-100 where a token is not supervised).
-        batch_size: Rows in a batch, at most; fewer where the logits would take too much memory.
-
-    Raises:
-        ExcitorError: The base or the adapter gives logits that are not finite.
-    """
-    result = Comparison(*([torch.empty(0)] * len(dataset) for _ in range(4)))
-    with _evaluating(model):
-        for batch in _batches(model, dataset, batch_size):
-            with model.disable_adapter():
-                base_logits = batch.logits(model)
-            adapter_logits = batch.logits(model)
-            measured = []
-            for at, target in batch.chunks(base_logits):
-                base = _log_probs(base_logits[at], "base model")
-                adapter = _log_probs(adapter_logits[at], "adapter")
-                measured.append(
-                    torch.stack(
-                        [
-                            _cross_entropy(base, target),
-                            _cross_entropy(adapter, target),
-                            (base.exp() * (base - adapter)).sum(-1),
-                            (base.argmax(-1) != adapter.argmax(-1)).float(),
-                        ]
-                    )
-                )
-            fields = (result.base, result.adapter, result.kl, result.flipped)
-            for values, out in zip(torch.cat(measured, dim=1), fields, strict=True):
-                batch.scatter(values, out)
-    return result
+    base, *others = subjects
+    vocabulary = min(_vocabulary(subject) for subject in subjects)
+    scores = {subject.name: Scores(*([torch.empty(0)] * len(dataset) for _ in range(3))) for subject in subjects}
+    for batch in _batches(dataset, batch_size, vocabulary, base.model.device):
+        base_logits = batch.logits(base, vocabulary)
+        batch.score(base_logits, base_logits, base.name, scores[base.name])
+        for subject in others:
+            batch.score(base_logits, batch.logits(subject, vocabulary), subject.name, scores[subject.name])
+        advance(len(batch.rows))
+    return scores
 
 
 @dataclass(frozen=True)
@@ -102,33 +69,37 @@ class _Batch:
     attention_mask: Tensor  # [B, T]
     labels: Tensor  # [B, T]
 
-    def logits(self, model: nn.Module) -> Tensor:
-        return model(input_ids=self.input_ids, attention_mask=self.attention_mask, use_cache=False).logits
+    def logits(self, subject: Subject, vocabulary: int) -> Tensor:
+        """[B, T, vocabulary]; virtual tokens that a prompt method puts in front have logits too, not wanted here."""
+        with subject.active() as model:
+            logits = model(input_ids=self.input_ids, attention_mask=self.attention_mask, use_cache=False).logits
+        return logits[:, -self.input_ids.shape[1] :, :vocabulary]
 
-    @property
-    def scored(self) -> Tensor:
-        """Where the *next* token is supervised: [B, T - 1]."""
-        return self.labels[:, 1:] != -100
-
-    def chunks(self, logits: Tensor) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:
-        """Pairs of an index into the logits, giving [n, vocabulary], and the [n] tokens that follow."""
-        rows, positions = self.scored.nonzero(as_tuple=True)
+    def score(self, base_logits: Tensor, logits: Tensor, name: str, scores: Scores) -> None:
+        """Compare two models' logits at the scored positions and give each document its part."""
+        rows, positions = (self.labels[:, 1:] != -100).nonzero(as_tuple=True)
         targets = self.labels[rows, positions + 1]
         size = max(1, CHUNK_LOGITS // logits.shape[-1])
-        for part in zip(rows.split(size), positions.split(size), targets.split(size), strict=True):
-            yield (part[0], part[1]), part[2]
+        measured = []
+        for row, position, target in zip(rows.split(size), positions.split(size), targets.split(size), strict=True):
+            base = base_logits[row, position].float().log_softmax(dim=-1)
+            own = base if logits is base_logits else logits[row, position].float().log_softmax(dim=-1)
+            if not own.isfinite().all():
+                raise ExcitorError(
+                    f"The logits of {name!r} are not finite numbers, so nothing can be measured. Training may have "
+                    "diverged (try a smaller learning rate), or the precision is too low (try fp32)."
+                )
+            loss = -own.gather(-1, target[:, None]).squeeze(-1)
+            kl = (base.exp() * (base - own)).sum(-1)
+            flipped = (base.argmax(-1) != own.argmax(-1)).float()
+            measured.append(torch.stack([loss, kl, flipped]))
+        parts = torch.cat(measured, dim=1).cpu().split(torch.bincount(rows, minlength=len(self.rows)).tolist(), dim=1)
+        for place, part in zip(self.rows, parts, strict=True):
+            scores.loss[place], scores.kl[place], scores.flipped[place] = part.clone()
 
-    def scatter(self, values: Tensor, out: list[Tensor]) -> None:
-        """Give each document its part of ``values``, which holds the batch's scored positions row by row."""
-        parts = values.cpu().split(self.scored.sum(dim=1).tolist())
-        for row, part in zip(self.rows, parts, strict=True):
-            out[row] = part.clone()
 
-
-def _batches(model: nn.Module, dataset: Dataset, batch_size: int) -> Iterator[_Batch]:
+def _batches(dataset: Dataset, batch_size: int, vocabulary: int, device: torch.device) -> Iterator[_Batch]:
     """Rows of similar length together, longest first, so that memory runs out at once or never."""
-    device = next(model.parameters()).device
-    vocabulary = model.get_output_embeddings().weight.shape[0]  # type: ignore[operator]
     columns = [
         (torch.tensor(ids), torch.tensor(labels))
         for ids, labels in zip(dataset["input_ids"], dataset["labels"], strict=True)
@@ -154,25 +125,5 @@ def _batches(model: nn.Module, dataset: Dataset, batch_size: int) -> Iterator[_B
         yield _Batch(rows, input_ids.to(device), mask.to(device), labels.to(device))
 
 
-def _log_probs(logits: Tensor, name: str) -> Tensor:
-    if not logits.isfinite().all():
-        raise ExcitorError(
-            f"The {name} gives logits that are not finite numbers, so nothing can be measured. "
-            "Training may have diverged (try a smaller learning rate), or the precision is too low (try fp32)."
-        )
-    return logits.float().log_softmax(dim=-1)
-
-
-def _cross_entropy(log_probs: Tensor, target: Tensor) -> Tensor:
-    return -log_probs.gather(-1, target[:, None]).squeeze(-1)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
+def _vocabulary(subject: Subject) -> int:
+    return subject.model.get_output_embeddings().weight.shape[0]  # type: ignore[union-attr]

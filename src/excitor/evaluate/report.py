@@ -11,7 +11,8 @@ from rich.table import Table
 from torch import Tensor
 
 from excitor.errors import ExcitorError
-from excitor.evaluate.likelihood import compare_with_base
+from excitor.evaluate.likelihood import Scores, compare
+from excitor.evaluate.task import Subject
 
 
 def measure(
@@ -36,17 +37,18 @@ def measure(
     """
     started = time.perf_counter()
     trainable, total = model.get_nb_trainable_parameters()
-    learned = compare_with_base(model, learn, batch_size)
-    forgotten = compare_with_base(model, retain, batch_size)
+    subjects = [Subject("base", model), Subject("adapter", model, model.active_adapters[0])]
+    learned = compare(subjects, learn, batch_size)
+    forgotten = compare(subjects, retain, batch_size)
     return {
         "learned": {
-            **_losses(learned.base, learned.adapter, "the held-out rows"),
+            **_losses(learned, "the held-out rows"),
             "rows": len(learn),
         },
         "forgotten": {
-            **_losses(forgotten.base, forgotten.adapter, "the retention text"),
-            "kl": _mean(forgotten.kl),
-            "flipped": _mean(forgotten.flipped),
+            **_losses(forgotten, "the retention text"),
+            "kl": _mean(forgotten["adapter"].kl),
+            "flipped": _mean(forgotten["adapter"].flipped),
             "documents": len(retain),
             "source": retain_source,
         },
@@ -92,11 +94,11 @@ def _cells(part: dict[str, Any]) -> tuple[str, str, str]:
     return f"{part['base']:.4f}", f"{part['adapter']:.4f}", f"{part['change']:+.4f}"
 
 
-def _losses(base: list[Tensor], adapter: list[Tensor], name: str) -> dict[str, Any]:
-    tokens = sum(len(document) for document in base)
+def _losses(scores: dict[str, Scores], name: str) -> dict[str, Any]:
+    tokens = sum(len(document) for document in scores["base"].loss)
     if not tokens:
         raise ExcitorError(f"No token can be scored in {name}: every row is empty or has no supervised token.")
-    before, after = _mean(base), _mean(adapter)
+    before, after = _mean(scores["base"].loss), _mean(scores["adapter"].loss)
     return {"base": before, "adapter": after, "change": after - before, "tokens": tokens}
 
 

@@ -1,18 +1,17 @@
 """Text from the base model itself, for measuring forgetting where no other text is given."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from excitor.errors import ExcitorError
+from excitor.evaluate.task import Subject
 
 
-@torch.no_grad()
 def sample_from_base(
-    model: PeftModel,
+    base: Subject,
     tokenizer: PreTrainedTokenizerBase,
     *,
     documents: int,
@@ -20,13 +19,13 @@ def sample_from_base(
     seed: int,
     batch_size: int = 32,
 ) -> Dataset:
-    """Sample documents from the base model at temperature 1, the adapter switched off.
+    """Sample documents from the base model at temperature 1.
 
     The tokens are drawn from the model's plain distribution: ``generate`` would take over the checkpoint's own
     sampling settings (top-k, penalties), and the text would no longer be the base's.
 
     Args:
-        model: A PEFT model; its adapter is off while sampling.
+        base: The base model.
         tokenizer: Gives the first token: BOS, else EOS.
         documents: Number of documents.
         length: Tokens in a document, at most; it ends earlier after an EOS.
@@ -46,20 +45,17 @@ def sample_from_base(
             f"The tokenizer {tokenizer.name_or_path!r} has neither a BOS nor an EOS token, so text sampled from the "
             "base has no token to start with. Give text of your own with --retain FILE."
         )
-    generator = torch.Generator(device=model.device).manual_seed(seed)
-    was_training = model.training
-    model.eval()
+    generator = torch.Generator(device=base.model.device).manual_seed(seed)
     texts: list[list[int]] = []
-    with model.disable_adapter():
+    with base.active() as model:
         while len(texts) < documents:
             count = min(batch_size, documents - len(texts))
             texts += _sample(model, torch.full((count, 1), first), length, eos, generator)
-    model.train(was_training)
     return Dataset.from_dict({"input_ids": texts, "labels": texts})
 
 
 def _sample(
-    model: PeftModel, start: torch.Tensor, length: int, eos: int | None, generator: torch.Generator
+    model: Any, start: torch.Tensor, length: int, eos: int | None, generator: torch.Generator
 ) -> list[list[int]]:
     tokens = start.to(model.device)
     ended = torch.zeros(len(start), dtype=torch.bool, device=model.device)

@@ -31,12 +31,14 @@ class Subject:
     def active(self) -> Iterator[nn.Module]:
         """The model with exactly this subject switched on, in evaluation mode and without gradients."""
         was_training = self.model.training
-        self.model.eval()
+        if was_training:
+            self.model.eval()
         try:
             with torch.no_grad(), self._switched():
                 yield self.model
         finally:
-            self.model.train(was_training)
+            if was_training:
+                self.model.train()
 
     def _switched(self) -> AbstractContextManager[Any]:
         if not isinstance(self.model, PeftModel):

@@ -12,6 +12,7 @@ from excitor.checkpoint import save_adapter
 from excitor.data import preview_example
 from excitor.evaluate.report import measure, table
 from excitor.evaluate.sampling import sample_from_base
+from excitor.evaluate.task import Subject
 from excitor.train.arguments import TrainArguments
 from excitor.train.artifacts import draw_curves, model_card, training_summary
 from excitor.train.callbacks import MetricsLog, ProgressBar, StopOnInterrupt
@@ -103,7 +104,11 @@ def _base_text(job: Job, model: PeftModel, cache: Path) -> Dataset:
     if not cache.exists():
         length = min(BASE_TEXT_LENGTH, job.arguments.max_length or BASE_TEXT_LENGTH)
         sampled = sample_from_base(
-            model, job.tokenizer, documents=job.arguments.retain_documents, length=length, seed=BASE_TEXT_SEED
+            Subject("base", model),
+            job.tokenizer,
+            documents=job.arguments.retain_documents,
+            length=length,
+            seed=BASE_TEXT_SEED,
         )
         write_text(cache, json.dumps(sampled["input_ids"][:]) + "\n")
     ids = json.loads(cache.read_text(encoding="utf-8"))
