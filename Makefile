@@ -7,7 +7,7 @@ READY := .venv/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check fix clean
+.PHONY: demo test check fix bench clean
 
 demo: $(READY)
 	$(BIN)/excitor demo
@@ -24,6 +24,10 @@ check: $(READY)
 fix: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/overhead.py
 
 # torch comes first and pinned: a looser requirement would pull a build of several gigabytes on some machines.
 $(READY): pyproject.toml
