@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from excitor.cli import chat, demo, generate, inspect, train
+from excitor.cli import chat, demo, generate, inspect, score, train
 from excitor.errors import ExcitorError
 
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 for module in (demo, train, generate, chat, inspect):
     name = module.__name__.rpartition(".")[2]
     app.command(name, epilog=module.EXAMPLES)(getattr(module, name))
+app.add_typer(score.app, name="score")
 
 
 def _print_version(wanted: bool) -> None:
