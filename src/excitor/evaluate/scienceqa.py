@@ -151,6 +151,7 @@ def table(report: ScienceQAReport) -> Table:
             f"gives {report['expected_if_guessed']:.2f} on average"
         )
     view = Table("", title="ScienceQA", title_justify="left", caption=note, caption_justify="left", box=SIMPLE)
+    view.collapse_padding, view.pad_edge = True, False  # fits 80 columns
     for column in COLUMNS:
         view.add_column(column, justify="right")
     cells = [columns[column] for column in COLUMNS]
