@@ -12,6 +12,7 @@ from torch import Tensor
 
 from excitor.errors import ExcitorError
 from excitor.evaluate.likelihood import Scores, compare
+from excitor.evaluate.markdown import markdown_table as render
 from excitor.evaluate.task import Subject
 
 
@@ -69,8 +70,7 @@ def table(report: dict[str, Any]) -> Table:
 
 def markdown_table(report: dict[str, Any]) -> str:
     """The report of :func:`measure` as a Markdown table."""
-    lines = [_HEADINGS, ("---",) + ("---:",) * (len(_HEADINGS) - 1), *_rows(report)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return render(_HEADINGS, _rows(report))
 
 
 _HEADINGS = ("", "base", "adapter", "change", "KL", "flipped", "tokens")

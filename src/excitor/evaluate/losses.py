@@ -1,0 +1,108 @@
+"""Documents as items with their mean losses, and what the tasks that measure losses make of them."""
+
+from collections.abc import Mapping, Sequence
+
+from datasets import Dataset, concatenate_datasets
+from rich.progress import Progress
+
+from excitor.evaluate.bootstrap import estimate
+from excitor.evaluate.likelihood import compare
+from excitor.evaluate.markdown import markdown_table, show
+from excitor.evaluate.parallel import gather, share
+from excitor.evaluate.task import Item, Metric, Subject
+
+
+NATS = "nats/token"
+
+
+def measure_losses(
+    subjects: Sequence[Subject], domains: Mapping[str, Dataset], batch_size: int, progress: Progress, title: str
+) -> dict[str, list[Item]]:
+    """One item per document and subject.
+
+    Args:
+        subjects: The base first.
+        domains: Documents by where they come from: ``input_ids`` and ``labels``, at least one label in each document.
+        batch_size: Documents in a batch, at most.
+        progress: Gets a bar.
+        title: Of that bar.
+
+    Returns:
+        By subject name, items with ``id``, ``domain``, ``tokens`` (scored ones) and the means over them: ``loss``,
+        ``kl`` (to the base) and ``flipped``.
+    """
+    places = [(domain, number) for domain, rows in domains.items() for number in range(len(rows))]
+    mine = share(len(places))
+    bar = progress.add_task(title, total=len(mine))
+    documents = concatenate_datasets(list(domains.values())).select(mine)
+    scores = compare(subjects, documents, batch_size, lambda count: progress.advance(bar, count))
+    return {
+        name: gather(
+            [
+                {
+                    "id": f"{domain}:{number}",
+                    "domain": domain,
+                    "tokens": len(loss),
+                    "loss": loss.double().mean().item(),
+                    "kl": kl.double().mean().item(),
+                    "flipped": flipped.double().mean().item(),
+                }
+                for (domain, number), loss, kl, flipped in zip(
+                    (places[index] for index in mine), own.loss, own.kl, own.flipped, strict=True
+                )
+            ]
+        )
+        for name, own in scores.items()
+    }
+
+
+def mean_over_tokens(items: list[Item], key: str, unit: str, scale: float = 1.0) -> Metric:
+    """Mean over all tokens of all documents; the interval is over documents."""
+    values, tokens = [scale * item[key] for item in items], [item["tokens"] for item in items]
+    return estimate(values, tokens, higher_is_better=False, unit=unit)
+
+
+def loss_change(base: list[Item], subject: list[Item]) -> Metric:
+    """Mean loss per token of the subject minus that of the base on the same documents."""
+    differences = [{**own, "loss": own["loss"] - before["loss"]} for before, own in zip(base, subject, strict=True)]
+    return mean_over_tokens(differences, "loss", NATS)
+
+
+def domain_table(items: dict[str, list[Item]], unit: str) -> str:
+    """Markdown: a row for each domain and subject; changes are against the first subject.
+
+    Args:
+        items: By subject name, the base first.
+        unit: What a document is called in the heading, in the plural.
+    """
+    (base_name, base), *others = items.items()
+    head = ["text", unit, "tokens", f"loss of {base_name}"]
+    if others:
+        head += ["subject", "loss", "change", "KL", "flipped"]
+    rows = []
+    for domain in dict.fromkeys(item["domain"] for item in base):
+        before = _within(base, domain)
+        row = [domain, f"{len(before):,}", f"{sum(item['tokens'] for item in before):,}"]
+        row.append(f"{mean_over_tokens(before, 'loss', NATS).value:.4f}")
+        for name, subject in others:
+            own = _within(subject, domain)
+            change, kl = loss_change(before, own), mean_over_tokens(own, "kl", NATS)
+            flipped = mean_over_tokens(own, "flipped", "%", 100)
+            loss = mean_over_tokens(own, "loss", NATS)
+            rows.append(
+                [
+                    *row,
+                    name,
+                    f"{loss.value:.4f}",
+                    show(change, signed=True),
+                    show(kl),
+                    show(flipped),
+                ]
+            )
+        if not others:
+            rows.append(row)
+    return markdown_table(head, rows)
+
+
+def _within(items: list[Item], domain: str) -> list[Item]:
+    return [item for item in items if item["domain"] == domain]

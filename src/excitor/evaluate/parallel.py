@@ -1,0 +1,31 @@
+"""Several processes (``accelerate launch``) share a task's items; a single one does them all."""
+
+from itertools import chain, zip_longest
+from typing import Any, TypeVar
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+
+T = TypeVar("T")
+
+_NOTHING: Any = object()
+
+
+def share(count: int) -> range:
+    """The places of the items that this process does, out of ``count``."""
+    state = PartialState()
+    return range(state.process_index, count, state.num_processes)
+
+
+def gather(items: list[T]) -> list[T]:
+    """The items of all processes, in the order that :func:`share` took apart; every process gets them."""
+    if PartialState().num_processes == 1:
+        return items
+    dealt = chain.from_iterable(zip_longest(*gather_object([items]), fillvalue=_NOTHING))
+    return [item for item in dealt if item is not _NOTHING]
+
+
+def from_main(value: T) -> T:
+    """The main process's value, in every process."""
+    return broadcast_object_list([value])[0]
