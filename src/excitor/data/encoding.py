@@ -132,7 +132,7 @@ def _encode_batch(rows: dict[str, list[Any]], template: Template, max_length: in
     for index, messages in enumerate(rows["messages"]):
         try:
             if messages is None:
-                pair = _as_messages(rows["prompt"][index], rows["completion"][index], template.tokenizer)
+                pair = pair_messages(rows["prompt"][index], rows["completion"][index], template.tokenizer)
                 result = _render(pair, verbatim)
             else:
                 result = _render(messages, template)
@@ -152,7 +152,7 @@ def _encode_batch(rows: dict[str, list[Any]], template: Template, max_length: in
     return columns
 
 
-def _as_messages(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> Messages:
+def pair_messages(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> Messages:
     """A text pair as question and answer, without the BOS and EOS which some files already hold."""
     if adds_bos(tokenizer):
         prompt = prompt.removeprefix(str(tokenizer.bos_token))
