@@ -5,11 +5,14 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+from peft.utils.error import NoMatchingPeftModuleError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -19,7 +22,7 @@ from .errors import ExcitorError
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -86,7 +89,7 @@ def load_adapter(
     Raises:
         ExcitorError: The adapter or its base cannot be found, or they do not fit each other.
     """
-    config = _read_config(directory)
+    config = read_adapter_config(directory)
     base = base or config.base_model_name_or_path
     if base is None:
         raise ExcitorError(f"{directory} does not name its base model: say which one it is.")
@@ -98,17 +101,45 @@ def load_adapter(
             f"hub: name the place where it is now. ({str(error).splitlines()[0]})"
         ) from error
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-    try:
-        model = PeftModel.from_pretrained(model, directory, config=config)
-    except SafetensorError as error:
-        raise ExcitorError(f"{Path(directory) / WEIGHTS_FILE} is damaged: {error}.") from error
+    model = attach_adapter(model, directory)
     has_tokenizer = (Path(directory) / "tokenizer_config.json").exists()
     tokenizer = AutoTokenizer.from_pretrained(directory if has_tokenizer else base)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return model.to(device).eval(), tokenizer
 
 
-def _read_config(directory: str) -> PeftConfig:
+def attach_adapter(model: "PreTrainedModel", directory: str) -> PeftModel:
+    """Load an adapter of any PEFT method onto a base model.
+
+    Args:
+        model: The base; its modules are changed in place.
+        directory: Folder or hub id of the adapter.
+
+    Raises:
+        ExcitorError: There is no such adapter, it is damaged, or it was trained on another architecture.
+    """
+    config = read_adapter_config(directory)
+    unfit = f"the adapter {directory} does not fit the base model {model.name_or_path}"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            adapted = PeftModel.from_pretrained(model, directory, config=config)
+    except SafetensorError as error:
+        raise ExcitorError(f"{Path(directory) / WEIGHTS_FILE} is damaged: {error}.") from error
+    except (UserWarning, NoMatchingPeftModuleError) as error:
+        raise ExcitorError(f"{unfit}: {error}") from error
+    except RuntimeError as error:
+        if "size mismatch" not in str(error):
+            raise
+        raise ExcitorError(f"{unfit}: {str(error).splitlines()[1].strip()}") from error
+    prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(adapted.peft_type)
+    stored = {key for key in load_peft_weights(directory, device="cpu") if prefix and prefix in key}
+    if unused := stored - get_peft_model_state_dict(adapted).keys():
+        raise ExcitorError(f"{unfit}: the base has no place for {sorted(unused)[0]} ({len(unused)} such tensors).")
+    return adapted
+
+
+def read_adapter_config(directory: str) -> PeftConfig:
     """The adapter's configuration, or an error that says why there is none."""
     path = Path(directory)
     if path.is_dir() and not (path / CONFIG_FILE).exists():

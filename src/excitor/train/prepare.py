@@ -12,9 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 
 from excitor.config import ExcitorConfig
 from excitor.data import Encoded, encode_examples, load_examples, read_text
+from excitor.environment import describe_environment
 from excitor.errors import ExcitorError
 from excitor.train.arguments import TrainArguments
-from excitor.train.environment import describe_environment
 from excitor.train.folder import check_folder, check_space
 
 

@@ -1,0 +1,135 @@
+"""Everything an evaluation is told: the flags of ``excitor eval`` and the keys of its YAML file."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from excitor.errors import ExcitorError
+from excitor.evaluate.bars import BARS
+
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass
+class EvalArguments:
+    """The arguments of :func:`excitor.evaluate.run.evaluate`; each is described in its field's ``help``."""
+
+    adapter: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Adapter of any PEFT method: a folder or a hub id. Several share one copy of the base."},
+    )
+    model: str | None = field(
+        default=None,
+        metadata={"help": "A merged or fully fine-tuned model; compared with --base, or measured alone without."},
+    )
+    base: str | None = field(
+        default=None, metadata={"help": "The model before fine-tuning; an adapter names its own if not given."}
+    )
+    out: str = field(default="evaluation", metadata={"help": "Folder for the results; complete tasks are kept."})
+    overwrite: bool = field(default=False, metadata={"help": "Measure everything again, whatever --out holds."})
+
+    retain: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Text that is not instructions, to measure forgetting on, each file a domain; if not given, the "
+            "base writes some."
+        },
+    )
+    retain_documents: int = field(default=100, metadata={"help": "How many documents of each --retain to measure."})
+    data: list[str] = field(
+        default_factory=list, metadata={"help": "Instructions that were not trained on, to measure what was learned."}
+    )
+    template: str = field(
+        default="auto", metadata={"help": "How a row becomes text: as in training, if an adapter says so, or auto."}
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Tokens in a document or row. When not given, the model's context, at most 1024."},
+    )
+
+    replies: bool = field(
+        default=False, metadata={"help": "Answer --data too: exact match, token F1, and a page to read side by side."}
+    )
+    max_new_tokens: int = field(default=128, metadata={"help": "Longest of these replies, in tokens."})
+    mmlu: str | None = field(
+        default=None, metadata={"help": "MMLU: a folder with the original CSV files, or a data set of the hub."}
+    )
+    mmlu_split: str = field(default="test", metadata={"help": "Split of MMLU: test or val."})
+    mmlu_topics: list[str] = field(
+        default_factory=list, metadata={"help": "Topics of MMLU, such as astronomy; all when not given."}
+    )
+    mmlu_shots: int = field(default=5, metadata={"help": "Answered examples in front of each question of MMLU."})
+    scienceqa: str | None = field(
+        default=None, metadata={"help": "ScienceQA: a folder with problems.json and pid_splits.json."}
+    )
+    scienceqa_split: str = field(default="test", metadata={"help": "Split of ScienceQA."})
+    scienceqa_format: str = field(
+        default="QCM-A", metadata={"help": "Where the answer stands in a reply to ScienceQA: QCM-A, QCM-ALE, QCM-LEA."}
+    )
+
+    update_card: bool = field(
+        default=False, metadata={"help": "Put the result into the README.md of each --adapter that is a folder."}
+    )
+    batch_size: int = field(default=16, metadata={"help": "Documents, rows or questions in a batch, at most."})
+    precision: str = field(
+        default="auto", metadata={"help": f"{', '.join(PRECISIONS)}; auto is how the base is stored."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the text that the base writes."})
+
+    max_forgetting: float | None = field(default=None, metadata={"help": BARS["max_forgetting"].help})
+    max_kl: float | None = field(default=None, metadata={"help": BARS["max_kl"].help})
+    min_gain: float | None = field(default=None, metadata={"help": BARS["min_gain"].help})
+    max_mmlu_drop: float | None = field(default=None, metadata={"help": BARS["max_mmlu_drop"].help})
+    max_scienceqa_drop: float | None = field(default=None, metadata={"help": BARS["max_scienceqa_drop"].help})
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The bars that were given, by name."""
+        return {name: limit for name in BARS if (limit := getattr(self, name)) is not None}
+
+    @property
+    def compares(self) -> bool:
+        """Whether there is a base to compare with."""
+        return bool(self.adapter or self.base)
+
+    def check(self) -> None:
+        """Check everything that can be checked without reading a file.
+
+        Raises:
+            ExcitorError: Something is missing, out of range or contradictory; the message lists all faults.
+        """
+        faults = list(self._faults())
+        if faults:
+            raise ExcitorError("\n".join(faults))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name."""
+        return asdict(self)
+
+    def _faults(self) -> Iterator[str]:
+        if not self.adapter and not self.model:
+            yield "There is nothing to measure: give --adapter or --model."
+        for name in ("retain_documents", "batch_size", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                yield f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}."
+        if self.max_length is not None and self.max_length < 2:
+            yield f"--max-length must be at least 2, got {self.max_length}."
+        if self.precision not in PRECISIONS:
+            yield f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}."
+        if Path(self.out).exists() and not Path(self.out).is_dir():
+            yield f"--out {self.out} is a file; it must be a folder."
+        for name, limit in self.limits.items():
+            bar = BARS[name]
+            if not math.isfinite(limit):
+                yield f"{bar.flag} must be a number, got {limit}."
+            if not self.compares:
+                yield f"{bar.flag} is about a change, and --model alone has none: give --base."
+            if bar.needs and not getattr(self, bar.needs):
+                yield f"{bar.flag} needs --{bar.needs}."
+        if self.replies and not self.data:
+            yield "--replies needs --data."
+        if self.model and not self.compares and not any((self.retain, self.data, self.mmlu, self.scienceqa)):
+            yield "There is nothing to measure --model by: give --retain, --data or --mmlu, or compare with a --base."
