@@ -1,0 +1,184 @@
+"""ScienceQA as a task: every subject answers the text questions in words, and a choice is read from its answer."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from rich.progress import Progress
+from transformers import PreTrainedTokenizerBase
+
+from excitor.data.encoding import encode_prompt
+from excitor.errors import ExcitorError
+from excitor.evaluate.bootstrap import estimate
+from excitor.evaluate.generation import answer_all
+from excitor.evaluate.markdown import markdown_table
+from excitor.evaluate.scienceqa import COLUMNS, Format, Problem, build_prompt, build_target, extract_answer, score
+from excitor.evaluate.scienceqa_files import read_problems, select_split
+from excitor.evaluate.task import Item, Metric, Subject
+
+
+# Where the answer stands first, what follows it cannot change the score.
+LONGEST_REPLY = {"QCM-A": 32, "QCM-ALE": 32, "QCM-LEA": 256}
+SPLITS = "pid_splits.json"
+
+
+class ScienceQA:
+    """Accuracy of greedy answers on ScienceQA's text questions.
+
+    Questions with an image are counted but not asked. An answer from which no choice can be read has failed: it is
+    counted and is wrong. So is a question that leaves no room for the longest answer in the model's context.
+
+    Args:
+        folder: Holds ``problems.json``, or one ``problems*.json[.gz]``, and ``pid_splits.json``.
+        split: A split of that file: ``"test"``, ``"val"``, ``"minival"``, ...
+        format: How examples answer, and where in a reply the answer is expected: the letter alone (``"QCM-A"``),
+            before its explanation (``"QCM-ALE"``), or after it (``"QCM-LEA"``).
+        shots: Solved text questions of the train split in front of each question.
+        template: How the question becomes a prompt; see ``resolve_template``.
+        max_new_tokens: Longest answer; by default 32 tokens, 256 for ``"QCM-LEA"``.
+        batch_size: Questions side by side, at most.
+        seed: Of the choice of examples.
+    """
+
+    name = "scienceqa"
+
+    def __init__(
+        self,
+        folder: str,
+        *,
+        split: str = "test",
+        format: str = "QCM-A",
+        shots: int = 0,
+        template: str = "auto",
+        max_new_tokens: int | None = None,
+        batch_size: int = 16,
+        seed: int = 0,
+    ) -> None:
+        self.folder, self.split, self.format, self.shots = Path(folder), split, format, shots
+        self.template, self.max_new_tokens, self.batch_size, self.seed = template, max_new_tokens, batch_size, seed
+        self.problems: dict[str, Problem] = {}
+        self.prompts: dict[str, list[int]] = {}
+        self.images = 0
+
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Read the files and render the questions.
+
+        Raises:
+            ExcitorError: A file is missing or damaged, a problem has a value that no problem has, the split is unknown
+                or has no text question, the train split has too few for the examples, or the format is unknown.
+        """
+        if self.format not in LONGEST_REPLY:
+            raise ExcitorError(f"the format of ScienceQA is one of {', '.join(LONGEST_REPLY)}, not {self.format!r}")
+        if self.shots < 0:
+            raise ExcitorError(f"the number of few-shot examples must not be negative, got {self.shots}")
+        everything, splits = read_problems(_problems_file(self.folder)), self.folder / SPLITS
+        chosen = select_split(everything, self.split, splits)
+        text = {pid: problem for pid, problem in chosen.items() if not problem["image"]}
+        if not text:
+            raise ExcitorError(
+                f"{splits}: none of the {len(chosen):,} questions of split {self.split!r} is without image"
+            )
+        self.problems, self.images = text, len(chosen) - len(text)
+        examples = self._examples(everything, splits)
+        self.prompts = {}
+        for pid, problem in self.problems.items():
+            question = "\n\n".join([*examples, build_prompt(problem)])
+            self.prompts[pid] = encode_prompt([{"role": "user", "content": question}], tokenizer, self.template)
+
+    def run(
+        self, subjects: Sequence[Subject], tokenizer: PreTrainedTokenizerBase, progress: Progress
+    ) -> dict[str, list[Item]]:
+        """Every subject answers every question.
+
+        Returns:
+            Items with ``reply`` (None: the question was too long), ``predicted`` (index of the choice; None: failed),
+            ``answer`` (index) and ``correct``.
+
+        Raises:
+            ExcitorError: Logits are NaN.
+        """
+        replies = answer_all(
+            subjects,
+            tokenizer,
+            self.prompts,
+            progress,
+            "ScienceQA",
+            max_new_tokens=self.max_new_tokens or LONGEST_REPLY[self.format],
+            batch_size=self.batch_size,
+            template=self.template,
+        )
+        return {
+            subject: [_item(pid, problem, said[pid]) for pid, problem in self.problems.items()]
+            for subject, said in replies.items()
+        }
+
+    def summarise(self, base: list[Item], subject: list[Item]) -> dict[str, Metric]:
+        """Accuracy and share of failed answers in percent, and the change of accuracy in points."""
+        correct, before = (np.array([100.0 * item["correct"] for item in items]) for items in (subject, base))
+        failed = np.array([100.0 * (item["predicted"] is None) for item in subject])
+        metrics = {
+            "accuracy": estimate(correct, higher_is_better=True, unit="%"),
+            "failed": estimate(failed, higher_is_better=False, unit="%"),
+        }
+        if subject is not base:
+            metrics["accuracy change"] = estimate(correct - before, higher_is_better=True, unit="points")
+        return metrics
+
+    def report(self, items: dict[str, list[Item]]) -> str:
+        """The usual table by subject, with counts, failed answers, and what was not asked."""
+        rows = []
+        for subject, answered in items.items():
+            predictions = {item["id"]: -1 if item["predicted"] is None else item["predicted"] for item in answered}
+            result = score(predictions, self.problems)
+            cells = [result["columns"][column] for column in COLUMNS]
+            rows.append(
+                [
+                    subject,
+                    *("-" if cell["accuracy"] is None else f"{cell['accuracy']:.2f}" for cell in cells),
+                    f"{result['columns']['Avg']['correct']:,}/{len(self.problems):,}",
+                    f"{len(result['failed']):,}",
+                ]
+            )
+        notes = [
+            f"Text questions of split {self.split!r}, {self.format}, {self.shots}-shot, greedy answers.",
+            "An answer that names no choice has failed and counts as wrong.",
+        ]
+        if self.images:
+            notes.append(
+                f"{self.images:,} questions with an image were not asked: this task asks text questions alone."
+            )
+        if too_long := sum(item["reply"] is None for item in next(iter(items.values()))):
+            notes.append(f"{too_long:,} questions were too long for the context and count as failed.")
+        return f"{markdown_table(('%', *COLUMNS, 'correct', 'FAILED'), rows)}\n\n{' '.join(notes)}"
+
+    def _examples(self, problems: dict[str, Problem], splits: Path) -> list[str]:
+        if not self.shots:
+            return []
+        train = select_split(problems, "train", splits)
+        usable = [pid for pid, problem in train.items() if not problem["image"] and pid not in self.problems]
+        if len(usable) < self.shots:
+            raise ExcitorError(f"{splits}: split 'train' has {len(usable)} text questions for {self.shots} examples")
+        chosen = (problems[pid] for pid in random.Random(self.seed).sample(usable, self.shots))
+        return [f"{build_prompt(problem)} {build_target(problem, cast(Format, self.format))}" for problem in chosen]
+
+
+def _problems_file(folder: Path) -> Path:
+    found = sorted([*folder.glob("problems*.json"), *folder.glob("problems*.json.gz")])
+    official = [path for path in found if path.name in ("problems.json", "problems.json.gz")]
+    if len(official or found) == 1:
+        return (official or found)[0]
+    names = ", ".join(path.name for path in found) or "none"
+    raise ExcitorError(f"{folder} must be a folder with one problems.json or problems.json.gz; found: {names}")
+
+
+def _item(pid: str, problem: Problem, reply: str | None) -> Item:
+    predicted = None if reply is None else extract_answer(reply, problem["choices"])
+    return {
+        "id": pid,
+        "reply": reply,
+        "predicted": predicted,
+        "answer": problem["answer"],
+        "correct": predicted == problem["answer"],
+    }
