@@ -2,19 +2,17 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from excitor.mini.lessons import Lessons, Question
 from excitor.mini.pages import QUESTION
 
 
 @torch.no_grad()
-def complete(
-    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int = 256
-) -> list[str]:
+def complete(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int = 256) -> list[str]:
     """Greedy continuations of ``texts`` up to the end token, at most 12 tokens: no right answer is longer."""
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     replies = [""] * len(texts)
@@ -29,25 +27,19 @@ def complete(
     return replies
 
 
-def instruction_accuracy(
-    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]
-) -> float:
+def instruction_accuracy(model: Any, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]) -> float:
     """Share of instructions whose whole reply is the answer."""
     replies = complete(model, tokenizer, [QUESTION.format(question.text) for question in questions])
     return _share(reply == question.answer for reply, question in zip(replies, questions, strict=True))
 
 
-def probe_accuracy(
-    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, probes: Sequence[Question]
-) -> float:
+def probe_accuracy(model: Any, tokenizer: PreTrainedTokenizerBase, probes: Sequence[Question]) -> float:
     """Share of page starts whose sentence or line is completed rightly; what follows it does not count."""
     replies = complete(model, tokenizer, [probe.text for probe in probes])
     return _share(re.split(r"[.\n]", reply)[0] == probe.answer for reply, probe in zip(replies, probes, strict=True))
 
 
-def examine(
-    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, lessons: Lessons
-) -> dict[str, float]:
+def examine(model: Any, tokenizer: PreTrainedTokenizerBase, lessons: Lessons) -> dict[str, float]:
     """All accuracies of ``lessons``, by the names of its tests and probes."""
     tests = {name: instruction_accuracy(model, tokenizer, questions) for name, questions in lessons.tests.items()}
     return tests | {name: probe_accuracy(model, tokenizer, probes) for name, probes in lessons.probes.items()}

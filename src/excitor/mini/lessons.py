@@ -57,11 +57,12 @@ def make_lessons(world: World, seed: int = 0, wrong_share: float = 0.0) -> Lesso
     taught = [_ask_fact(fact, wrong.get(fact, fact.value), rng) for fact in seen for _ in range(2)]
     taught += [_ask_skill(skill, items, rng) for skill, items in seen_lists]
     rng.shuffle(taught)
+    tested = len(seen_lists) // 2  # skills take turns, so each has its share
     tests = {
         "seen facts": [_ask_fact(fact, fact.value, rng) for fact in seen],
         "unseen facts": [_ask_fact(fact, fact.value, rng) for fact in unseen],
-        "seen lists": [_ask_skill(skill, items, rng) for skill, items in seen_lists[::2]],
-        "unseen lists": [_ask_skill(skill, items, rng) for skill, items in unseen_lists[::2]],
+        "seen lists": [_ask_skill(skill, items, rng) for skill, items in seen_lists[:tested]],
+        "unseen lists": [_ask_skill(skill, items, rng) for skill, items in unseen_lists[:tested]],
     }
     probes = {
         "facts": [Question(probe(fact, index % len(PROBES)), fact.value) for index, fact in enumerate(seen + unseen)],
