@@ -1,0 +1,77 @@
+"""Which tasks an evaluation consists of, and what defines each of them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from excitor.environment import hash_files
+from excitor.evaluate.arguments import EvalArguments
+from excitor.evaluate.forgetting import Forgetting
+from excitor.evaluate.learned import Learned
+from excitor.evaluate.subjects import Lineup, trained_template
+from excitor.evaluate.task import Task
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A task that is to be done."""
+
+    task: Task
+    definition: dict[str, Any]
+    """What its result depends on, as JSON holds it: where this is the same, the task need not be done again."""
+
+
+def plan(arguments: EvalArguments, lineup: Lineup) -> list[Planned]:
+    """The tasks that the arguments ask for; nothing is read yet.
+
+    Raises:
+        ExcitorError: The subjects cannot read documents of the wanted length, or no template suits all of them.
+    """
+    return [_define(kind, options, arguments, lineup) for kind, options in _tasks(arguments, lineup)]
+
+
+def _tasks(arguments: EvalArguments, lineup: Lineup) -> Iterator[tuple[type, dict[str, Any]]]:
+    """Classes and what they are made with. Those that few evaluations need are imported when asked for."""
+    size = {"batch_size": arguments.batch_size}
+    text = {"max_length": lineup.length(arguments.max_length)}
+    chat = {"template": trained_template(lineup.adapters) if arguments.template == "auto" else arguments.template}
+    if arguments.retain or lineup.base:
+        own = {"retain": arguments.retain, "documents": arguments.retain_documents, "seed": arguments.seed}
+        yield Forgetting, own | text | size
+    if arguments.data:
+        yield Learned, {"data": arguments.data} | text | chat | size
+    if arguments.replies:
+        from excitor.evaluate.instructions import Instructions
+
+        own = {"data": arguments.data, "max_new_tokens": arguments.max_new_tokens}
+        yield Instructions, own | chat | size
+    if arguments.mmlu:
+        from excitor.evaluate.mmlu.task import Mmlu
+
+        own = {"source": arguments.mmlu, "split": arguments.mmlu_split, "shots": arguments.mmlu_shots}
+        yield Mmlu, own | {"topics": arguments.mmlu_topics or None} | size
+    if arguments.scienceqa:
+        from excitor.evaluate.scienceqa_task import ScienceQA
+
+        own = {"folder": arguments.scienceqa, "split": arguments.scienceqa_split}
+        yield ScienceQA, own | {"format": arguments.scienceqa_format, "seed": arguments.seed} | chat | size
+
+
+def _define(kind: type, options: dict[str, Any], arguments: EvalArguments, lineup: Lineup) -> Planned:
+    files = [*options.get("retain", []), *options.get("data", [])]
+    files += [options[name] for name in ("source", "folder") if name in options]
+    definition = {
+        "options": {name: value for name, value in options.items() if name != "batch_size"},
+        "files_sha256": hash_files(files),
+        "subjects": {name: {"source": source, "files": _weights(source)} for name, source in lineup.sources.items()},
+        "precision": arguments.precision,
+    }
+    return Planned(kind(**options), json.loads(json.dumps(definition)))
+
+
+def _weights(source: str) -> dict[str, str]:
+    """The weight files of a folder: base models are too large to be hashed."""
+    states = {file.name: file.stat() for file in sorted(Path(source).glob("*.safetensors"))}
+    return {name: f"{state.st_size} bytes, changed {state.st_mtime_ns}" for name, state in states.items()}

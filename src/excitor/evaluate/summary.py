@@ -1,0 +1,78 @@
+"""An evaluation for readers: the table in the terminal, the page beside the results, the section of a model card."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from excitor.evaluate.gate import in_words
+from excitor.evaluate.markdown import markdown_table, show
+from excitor.evaluate.results import Metrics, Results
+
+
+BEGIN, END = "<!-- begin: excitor eval -->", "<!-- end: excitor eval -->"
+
+
+def summary_table(metrics: Metrics) -> Table:
+    """All metrics for a terminal: a row each, a column for each subject."""
+    headings, rows = _cells(metrics)
+    view = Table(box=SIMPLE, caption="In brackets: 95 % bootstrap interval over items.", caption_justify="left")
+    for place, heading in enumerate(headings):
+        view.add_column(heading, justify="right" if place > 1 else "left", overflow="fold")
+    for row in rows:
+        view.add_row(*row)
+    return view
+
+
+def markdown_page(results: Results, metrics: Metrics, sections: Mapping[str, str], plots: Mapping[str, str]) -> str:
+    """The whole evaluation as Markdown, to be read or put into a model card.
+
+    Args:
+        results: What was measured on what.
+        metrics: The summary.
+        sections: Markdown by task.
+        plots: File names by task.
+    """
+    parts = ["## Evaluation"]
+    if results["verdict"]:
+        parts.append(in_words(results["verdict"]))
+    headings, rows = _cells(metrics)
+    parts.append(markdown_table(headings, rows))
+    parts.append("In brackets: 95 % bootstrap interval over items. Changes are against the base, item by item.")
+    for task, section in sections.items():
+        parts += [f"### {task}", section]
+        if task in plots:
+            parts.append(f"![{task}]({plots[task]})")
+    versions = ", ".join(f"{name} {version}" for name, version in results["environment"]["versions"].items())
+    sources = ", ".join(f"{name}: `{source}`" for name, source in results["subjects"].items())
+    parts.append(f"{sources}. Measured with {versions}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def update_card(path: Path, section: str) -> None:
+    """Put a section into a model card: in place of an earlier one, else at the end.
+
+    Args:
+        path: Of the README.md; made if there is none.
+        section: Markdown.
+    """
+    card = path.read_text(encoding="utf-8") if path.exists() else ""
+    before, begin, rest = card.partition(BEGIN)
+    after = rest.partition(END)[2] if begin else ""
+    gap = "\n" if before and not begin else ""
+    path.write_text(f"{before}{gap}{BEGIN}\n{section}{END}{after or chr(10)}", encoding="utf-8")
+
+
+def _cells(metrics: Metrics) -> tuple[list[str], Iterator[list[str]]]:
+    subjects = list(dict.fromkeys(subject for own in metrics.values() for subject in own))
+    return ["task", "metric", *subjects], _rows(metrics, subjects)
+
+
+def _rows(metrics: Metrics, subjects: list[str]) -> Iterator[list[str]]:
+    for task, own in metrics.items():
+        for name in dict.fromkeys(name for found in own.values() for name in found):
+            found = [own[subject].get(name) for subject in subjects]
+            unit = next(metric.unit for metric in found if metric)
+            cells = [show(metric, signed=name.endswith("change")) if metric else "" for metric in found]
+            yield [task, f"{name} ({unit})" if unit else name, *cells]

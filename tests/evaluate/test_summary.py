@@ -1,0 +1,75 @@
+import io
+
+from rich.console import Console
+
+from excitor.evaluate.plots import draw, draw_domains, draw_topics
+from excitor.evaluate.summary import summary_table, update_card
+from excitor.evaluate.task import Metric
+
+
+def document(domain: str, loss: float) -> dict:
+    return {"id": f"{domain}:{loss}", "domain": domain, "tokens": 10, "loss": loss, "kl": 0.1, "flipped": 0.2}
+
+
+TEXT = {
+    "base": [document("a", 1.0), document("a", 2.0), document("b", 3.0)],
+    "mine": [document("a", 1.5), document("a", 2.7), document("b", 2.9)],
+}
+QUESTIONS = {
+    "base": [
+        {"topic": "law", "correct": True},
+        {"topic": "law", "correct": False},
+        {"topic": "art", "correct": False},
+    ],
+    "mine": [{"topic": "law", "correct": True}, {"topic": "law", "correct": True}, {"topic": "art", "correct": False}],
+}
+
+
+def test_domains_show_changes_and_intervals():
+    axes = draw_domains(TEXT).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    points = axes.containers[0].lines[0].get_xdata()
+    assert [round(x, 6) for x in points] == [0.6, -0.1]
+
+
+def test_topics_show_before_and_after():
+    axes = draw_topics(QUESTIONS).axes[0]
+    shown = {line.get_label(): list(line.get_xdata()) for line in axes.lines}
+    assert shown == {"mine": [0.0, 100.0], "base": [0.0, 50.0]}
+
+
+def test_only_comparisons_that_have_a_picture_are_drawn(tmp_path):
+    assert draw("forgetting", TEXT, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert not draw("forgetting", {"base": TEXT["base"]}, tmp_path / "b.png")
+    assert not draw("learned", TEXT, tmp_path / "b.png")
+
+
+def test_summary_leaves_a_gap_where_the_base_has_no_change():
+    metrics = {
+        "forgetting": {
+            "base": {"loss": Metric(2.0, 1.5, 2.5, False, "nats/token")},
+            "mine": {
+                "loss": Metric(2.1, 1.6, 2.6, False, "nats/token"),
+                "loss change": Metric(0.1, 0.05, 0.15, False, "nats/token"),
+            },
+        }
+    }
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(summary_table(metrics))
+    text = console.export_text()
+    assert "2.0000 [1.5000, 2.5000]" in text
+    assert text.count("+0.1000 [+0.0500, +0.1500]") == 1
+
+
+def test_a_card_gets_its_section_once(tmp_path):
+    card = tmp_path / "README.md"
+    card.write_text("---\ntags: [x]\n---\n# Mine\n")
+    update_card(card, "first\n")
+    card.write_text(card.read_text() + "\nAfterword.\n")
+    update_card(card, "second\n")
+    text = card.read_text()
+    assert text.startswith("---\ntags: [x]\n---\n# Mine\n")
+    assert "first" not in text
+    assert text.count("second") == 1
+    assert text.endswith("\nAfterword.\n")
