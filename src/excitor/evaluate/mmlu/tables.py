@@ -60,7 +60,7 @@ def _topics_note(present: set[str], split: str, asked: Sequence[str] | None) -> 
         else f"these {len(missing)} have no {split} questions here: {', '.join(missing)}"
     )
     return [
-        f"**{len(present)} of the {len(CATEGORY_OF)} topics only**, so the averages are not those of the whole of MMLU; "
+        f"**{len(present)} of the {len(CATEGORY_OF)} topics only**, so the averages are not those of the whole MMLU; "
         f"{reason}."
     ]
 
