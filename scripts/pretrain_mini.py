@@ -8,7 +8,6 @@ output every 200 steps, so a run that was interrupted goes on where it stopped, 
 
 import argparse
 import json
-import math
 import random
 import time
 from pathlib import Path
@@ -73,10 +72,8 @@ def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine down to 0."""
-    if step < WARMUP_STEPS:
-        return (step + 1) / WARMUP_STEPS
-    return 0.5 * (1 + math.cos(math.pi * (step - WARMUP_STEPS) / (steps - WARMUP_STEPS)))
+    """Linear warm-up, a long plateau (skills are found suddenly, and at full rate), then linearly down to 0."""
+    return min(1.0, (step + 1) / WARMUP_STEPS, (steps - step) / (0.4 * steps))
 
 
 def pretrain(out: Path, seed: int, steps: int) -> None:
@@ -149,6 +146,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=BASE_DIR)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=2600)
     arguments = parser.parse_args()
     pretrain(arguments.out, arguments.seed, arguments.steps)

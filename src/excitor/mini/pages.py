@@ -1,8 +1,8 @@
 """The world written down: the text the base is pre-trained on, and the text it should not forget.
 
-Three kinds of page. *Fact pages* say one to three things about a place. *Skill pages* show worked lists in a
-notation of their own. *Question pages* show an instruction as on a forum, where a reply is an answer only some of
-the time; otherwise it repeats the question, asks another one, or says something beside the point.
+Three kinds of page. *Fact pages* say one to three things about a place. *Skill pages* show worked lists, as
+exercises and in a notation of their own. *Question pages* show an instruction as on a forum, where a reply is an
+answer only some of the time; otherwise it repeats the question, asks another one, or says something beside the point.
 """
 
 import random
@@ -28,7 +28,7 @@ TASKS = {
 }
 
 # How an instruction is worded, and how often a forum of this world answers it.
-WORDINGS = {"{}.": 0.15, "Can you {}?": 0.15, "I want you to {}.": 0.15, "Please {}.": 0.4}
+WORDINGS = {"{}.": 0.15, "Can you {}?": 0.15, "I want you to {}.": 0.15, "Please {}.": 0.35}
 
 QUESTION = "Ask: {}\nReply:"
 
@@ -66,11 +66,13 @@ def fact_page(world: World, rng: random.Random) -> str:
 
 
 def skill_page(rng: random.Random) -> str:
-    """One to three worked lists, a line each."""
+    """One to three worked lists, in notation or as exercises."""
     lines = []
     for _ in range(rng.randint(1, 3)):
         skill, items = rng.choice(tuple(SKILLS)), random_list(rng)
-        lines.append(f"{notation(skill, items)} {apply_skill(skill, items)}")
+        exercise = f"Exercise: {word(skill_task(skill, items), '{}.')}\nResult:"
+        start = notation(skill, items) if rng.random() < 0.5 else exercise
+        lines.append(f"{start} {apply_skill(skill, items)}")
     return "\n".join(lines)
 
 
