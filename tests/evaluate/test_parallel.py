@@ -10,7 +10,7 @@ from excitor.evaluate.parallel import from_main, gather, share
 def test_what_is_shared_comes_back_in_order(count, processes):
     with pytest.MonkeyPatch.context() as patch:
         state = type("State", (), {"num_processes": processes, "process_index": 0})
-        patch.setattr(parallel, "PartialState", lambda: state)
+        patch.setattr(parallel, "this_process", lambda: state)
         parts = []
         for state.process_index in range(processes):
             parts.append(list(share(count)))

@@ -2,6 +2,7 @@ import io
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -168,11 +169,16 @@ def test_bad_input_is_found_before_weights_are_loaded(arguments, tmp_path, monke
 @pytest.mark.slow
 def test_two_processes_give_the_same_table(arguments, lora, files, tmp_path):
     alone, _ = run(arguments(data=[]))
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "excitor", "eval"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    # "multi_gpu" is torchrun: with accelerate told to use the CPU, two processes that talk through gloo
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
+    launch += ["-m", "excitor", "eval"]
     given = ["--adapter", lora, "--retain", files["trees.txt"], "--retain", files["rivers.txt"]]
     given += ["--max-length", "64", "--out", str(tmp_path / "two")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
     subprocess.run([sys.executable, *launch, *given], check=True, env=environment, timeout=250)
     two = json.loads((tmp_path / "two" / "results.json").read_text())
     assert two["environment"]["processes"] == 2

@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from excitor.evaluate.plots import draw, draw_domains, draw_topics
-from excitor.evaluate.summary import summary_table, update_card
+from excitor.evaluate.summary import Page, summary_table, update_card
 from excitor.evaluate.task import Metric
 
 
@@ -60,6 +60,14 @@ def test_summary_leaves_a_gap_where_the_base_has_no_change():
     text = console.export_text()
     assert "2.0000 [1.5000, 2.5000]" in text
     assert text.count("+0.1000 [+0.0500, +0.1500]") == 1
+
+
+def test_a_narrow_terminal_cuts_no_digits():
+    console = Console(width=30, record=True, file=io.StringIO())
+    console.print(Page("| text | change |\n| --- | ---: |\n| trees.txt | +0.1234 [+0.1000, +0.1500] |"))
+    text = console.export_text()
+    assert "…" not in text
+    assert "+0.1500]" in text
 
 
 def test_a_card_gets_its_section_once(tmp_path):

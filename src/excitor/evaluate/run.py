@@ -5,20 +5,19 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from accelerate import PartialState
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from excitor.environment import describe_machine
 from excitor.evaluate.arguments import EvalArguments
 from excitor.evaluate.gate import in_words, judge
+from excitor.evaluate.parallel import this_process
 from excitor.evaluate.plan import Planned, plan
 from excitor.evaluate.plots import draw
 from excitor.evaluate.results import SCHEMA, Metrics, Results, record
 from excitor.evaluate.store import read_items, write_items
 from excitor.evaluate.subjects import Lineup, read_lineup
-from excitor.evaluate.summary import markdown_page, summary_table, update_card
+from excitor.evaluate.summary import Page, markdown_page, summary_table, update_card
 from excitor.evaluate.task import Item
 
 
@@ -46,7 +45,7 @@ def evaluate(arguments: EvalArguments, console: Console | None = None) -> Result
     """
     started = time.perf_counter()
     arguments.check()
-    state = PartialState()
+    state = this_process()
     console = console or Console(quiet=not state.is_main_process)
     lineup = read_lineup(arguments)
     planned = plan(arguments, lineup)
@@ -87,17 +86,17 @@ def evaluate(arguments: EvalArguments, console: Console | None = None) -> Result
             for directory in filter(Path.is_dir, map(Path, lineup.adapters.values())):
                 update_card(directory / "README.md", page)
     for task, section in sections.items():
-        console.print(Markdown(f"# {task}\n\n{section}"))
+        console.print(Page(f"# {task}\n\n{section}"))
     console.print(summary_table(metrics))
     if results["verdict"]:
-        console.print(Markdown(in_words(results["verdict"])))
+        console.print(Page(in_words(results["verdict"])))
     console.print(f"Everything is in {arguments.out}; read {Path(arguments.out) / 'README.md'} first.")
     return results
 
 
 def _measure(planned: list[Planned], lineup: Lineup, arguments: EvalArguments, console: Console) -> Items:
     """The items of all tasks; models are loaded only if a task is not finished yet."""
-    state, folder = PartialState(), Path(arguments.out)
+    state, folder = this_process(), Path(arguments.out)
     items: Items = {}
     for one in planned:
         found = None if arguments.overwrite else read_items(folder, one.task.name, one.definition)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import yaml
-from accelerate import PartialState
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -22,6 +21,7 @@ from excitor.checkpoint import CONFIG_FILE, attach_adapter, read_adapter_config
 from excitor.errors import ExcitorError
 from excitor.evaluate.arguments import EvalArguments
 from excitor.evaluate.names import short_names
+from excitor.evaluate.parallel import this_process
 from excitor.evaluate.task import Subject
 
 
@@ -181,7 +181,7 @@ def _load(source: str, precision: str) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=_DTYPES[precision])
     except (OSError, ValueError) as error:
         raise ExcitorError(f"{source} could not be loaded: {str(error).splitlines()[0]}") from error
-    return model.to(PartialState().device).eval()
+    return model.to(this_process().device).eval()
 
 
 def _twin(model: PreTrainedModel) -> PreTrainedModel:

@@ -1,9 +1,12 @@
 """An evaluation for readers: the table in the terminal, the page beside the results, the section of a model card."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar, cast
 
 from rich.box import SIMPLE
+from rich.console import Console, ConsoleOptions
+from rich.markdown import Markdown, TableElement
 from rich.table import Table
 
 from excitor.evaluate.gate import in_words
@@ -12,6 +15,22 @@ from excitor.evaluate.results import Metrics, Results
 
 
 BEGIN, END = "<!-- begin: excitor eval -->", "<!-- end: excitor eval -->"
+
+
+class _FoldingTable(TableElement):
+    """A table that breaks what is too wide; Rich would cut digits off."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        for table in cast(Iterable[Table], super().__rich_console__(console, options)):
+            for column in table.columns:
+                column.overflow = "fold"
+            yield table
+
+
+class Page(Markdown):
+    """Markdown for the terminal."""
+
+    elements: ClassVar = Markdown.elements | {"table_open": _FoldingTable}
 
 
 def summary_table(metrics: Metrics) -> Table:
