@@ -4,27 +4,18 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
+from excitor.evaluate.generation import generate_replies
 from excitor.mini.lessons import Lessons, Question
 from excitor.mini.pages import QUESTION
 
 
-@torch.no_grad()
 def complete(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int = 256) -> list[str]:
     """Greedy continuations of ``texts`` up to the end token, at most 12 tokens: no right answer is longer."""
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    replies = [""] * len(texts)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = tokenizer([texts[row] for row in rows], return_tensors="pt", padding=True, padding_side="left").to(
-            model.device
-        )
-        tokens = model.generate(**batch, max_new_tokens=12, do_sample=False)[:, batch["input_ids"].shape[1] :]
-        for row, reply in zip(rows, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
-            replies[row] = reply.strip()
-    return replies
+    prompts = {text: tokenizer(text).input_ids for text in texts}
+    replies = generate_replies(model, tokenizer, prompts, max_new_tokens=12, batch_size=batch_size)
+    return [replies[text] or "" for text in texts]
 
 
 def instruction_accuracy(model: Any, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]) -> float:
