@@ -51,7 +51,22 @@ def test_estimate_is_the_mean_over_weights():
     assert 1.0 <= metric.low <= 1.75 <= metric.high <= 4.0
 
 
+def test_groups_keep_their_share():
+    """What differs between groups is no uncertainty, what differs within them is."""
+    generator = np.random.default_rng(2)
+    noise = generator.normal(size=100)
+    groups = ["a", "b"] * 50
+    apart = noise + np.where(np.array(groups) == "a", 100, 0)
+    low, high = interval(apart, groups=groups)
+    own_low, own_high = interval(noise, groups=groups)
+    assert high - low == pytest.approx(own_high - own_low)
+    assert high - low == pytest.approx(2 * 1.96 / 10, rel=0.2)
+    wide_low, wide_high = interval(apart)
+    assert wide_high - wide_low > 10
+
+
 def test_one_item_bounds_nothing_and_none_is_an_error():
     assert interval([0.5]) == (-math.inf, math.inf)
+    assert interval([0.5, 0.1], groups=["a", "b"]) == (-math.inf, math.inf)
     with pytest.raises(ValueError, match="at least one value"):
         interval([])

@@ -43,6 +43,21 @@ def test_every_subject_must_clear_every_bar():
     assert [check["outcome"] for check in result["checks"]] == ["cleared", "cleared", "cleared", "missed"]
 
 
+def test_a_domain_cannot_hide_behind_the_mean():
+    own = {
+        "loss change": Metric(0.0, 0.0, 0.0, False),
+        "loss change, wiki.txt": Metric(0.5, 0.4, 0.6, False),
+        "loss change, stories.txt": Metric(-0.5, -0.6, -0.4, False),
+    }
+    result = judge({"max_forgetting": 0.1}, {"forgetting": {"mine": own}})
+    assert {check["metric"]: check["outcome"] for check in result["checks"]} == {
+        "loss change": "cleared",
+        "loss change, wiki.txt": "missed",
+        "loss change, stories.txt": "cleared",
+    }
+    assert "loss change, wiki.txt +0.5000" in in_words(result)
+
+
 def test_words_say_what_was_wanted_and_found():
     text = in_words(verdict("min_gain", 0.1, -0.3, -0.2))
     assert text.startswith("**Ship.**")

@@ -77,7 +77,7 @@ def test_an_evaluation_leaves_everything_behind(arguments, lora, tmp_path):
     assert "forgetting.png" in card
     assert (out / "forgetting.png").exists()
     assert "Do not ship" in printed
-    assert [check["outcome"] for check in results["verdict"]["checks"]] == ["cleared", "missed"]
+    assert [check["outcome"] for check in results["verdict"]["checks"]] == ["cleared"] * 3 + ["missed"]
 
 
 def definition(results: dict) -> dict:

@@ -20,12 +20,14 @@ def eval(arguments: EvalArguments) -> None:
     Compares adapters of any PEFT method, or a tuned model, with their base. With a --max or --min option it ends in a
     verdict: exit code 0 is ship, 2 is not (or an error).
     """
+    from datasets import disable_progress_bars
     from transformers.utils import logging
 
     from excitor.evaluate.run import evaluate
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    disable_progress_bars()
     verdict = evaluate(arguments)["verdict"]
     if verdict and not verdict["ship"]:
         raise typer.Exit(2)

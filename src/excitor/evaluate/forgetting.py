@@ -7,7 +7,7 @@ from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
 from excitor.data import read_text
-from excitor.evaluate.losses import NATS, domain_table, loss_change, mean_over_tokens, measure_losses
+from excitor.evaluate.losses import NATS, by_domain, domain_table, loss_change, mean_over_tokens, measure_losses
 from excitor.evaluate.names import short_names
 from excitor.evaluate.parallel import from_main
 from excitor.evaluate.sampling import sample_from_base
@@ -66,15 +66,18 @@ class Forgetting:
         return measure_losses(subjects, domains, self.batch_size, progress, "forgetting")
 
     def summarise(self, base: list[Item], subject: list[Item]) -> dict[str, Metric]:
-        """Means per token."""
-        loss = {"loss": mean_over_tokens(subject, "loss", NATS)}
+        """Means per token; where there are several domains, change and KL in each of them too."""
+        metrics = {"loss": mean_over_tokens(subject, "loss", NATS)}
         if subject is base:
-            return loss
-        return loss | {
-            "loss change": loss_change(base, subject),
-            "KL": mean_over_tokens(subject, "kl", NATS),
-            "flipped": mean_over_tokens(subject, "flipped", "%", 100),
-        }
+            return metrics
+        metrics["loss change"] = loss_change(base, subject)
+        metrics["KL"] = mean_over_tokens(subject, "kl", NATS)
+        metrics["flipped"] = mean_over_tokens(subject, "flipped", "%", 100)
+        domains = list(by_domain(base, subject))
+        for domain, before, own in domains if len(domains) > 1 else ():
+            metrics[f"loss change, {domain}"] = loss_change(before, own)
+            metrics[f"KL, {domain}"] = mean_over_tokens(own, "kl", NATS)
+        return metrics
 
     def report(self, items: dict[str, list[Item]]) -> str:
         """A table by domain."""

@@ -11,10 +11,11 @@ Outcome = Literal["cleared", "missed", "not shown"]
 
 
 class Check(TypedDict):
-    """One subject against one bar."""
+    """One subject against one bar, on all items or in one domain."""
 
     subject: str
     bar: str
+    metric: str
     limit: float
     value: float
     """What the limit is on: for a drop or a gain, by how much the metric fell."""
@@ -32,16 +33,18 @@ class Verdict(TypedDict):
 
 
 def judge(limits: Mapping[str, float], metrics: Mapping[str, Mapping[str, Mapping[str, Metric]]]) -> Verdict:
-    """Hold every subject to every bar.
+    """Hold every subject to every bar, on all items and in each domain: a mean can hide what one domain has lost.
 
     Args:
         limits: By the name of a bar in :data:`excitor.evaluate.bars.BARS`.
         metrics: By task, subject (the base left out) and name.
     """
     checks = [
-        _check(BARS[name], limit, subject, own[BARS[name].metric])
-        for name, limit in limits.items()
-        for subject, own in metrics[BARS[name].task].items()
+        _check(bar, limit, subject, name, metric)
+        for bar, limit in ((BARS[name], limit) for name, limit in limits.items())
+        for subject, own in metrics[bar.task].items()
+        for name, metric in own.items()
+        if name == bar.metric or name.startswith(f"{bar.metric}, ")
     ]
     return {"ship": all(check["outcome"] == "cleared" for check in checks), "checks": checks}
 
@@ -53,7 +56,7 @@ def in_words(verdict: Verdict) -> str:
         bar = BARS[check["bar"]]
         relation = "at least" if bar.least else "at most"
         lines.append(
-            f"- {check['outcome']}: {check['subject']}, {bar.flag} {check['limit']:g}: {bar.task}, {bar.metric}"
+            f"- {check['outcome']}: {check['subject']}, {bar.flag} {check['limit']:g}: {bar.task}, {check['metric']}"
             f"{' (fall)' if bar.falling else ''} {check['value']:+.4f} [{check['low']:+.4f}, {check['high']:+.4f}], "
             f"wanted {relation} {check['limit']:g}"
         )
@@ -62,7 +65,7 @@ def in_words(verdict: Verdict) -> str:
     return "\n".join(lines)
 
 
-def _check(bar: Bar, limit: float, subject: str, metric: Metric) -> Check:
+def _check(bar: Bar, limit: float, subject: str, name: str, metric: Metric) -> Check:
     sign = -1 if bar.falling else 1
     low, high = sorted((sign * metric.low, sign * metric.high))
     cleared, missed = (low >= limit, high < limit) if bar.least else (high <= limit, low > limit)
@@ -70,6 +73,7 @@ def _check(bar: Bar, limit: float, subject: str, metric: Metric) -> Check:
     return {
         "subject": subject,
         "bar": bar.name,
+        "metric": name,
         "limit": limit,
         "value": sign * metric.value,
         "low": low,

@@ -1,6 +1,6 @@
 """Documents as items with their mean losses, and what the tasks that measure losses make of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from datasets import Dataset, concatenate_datasets
 from rich.progress import Progress
@@ -57,15 +57,22 @@ def measure_losses(
 
 
 def mean_over_tokens(items: list[Item], key: str, unit: str, scale: float = 1.0) -> Metric:
-    """Mean over all tokens of all documents; the interval is over documents."""
+    """Mean over all tokens of all documents; the interval is over the documents of each domain."""
     values, tokens = [scale * item[key] for item in items], [item["tokens"] for item in items]
-    return estimate(values, tokens, higher_is_better=False, unit=unit)
+    domains = [item["domain"] for item in items]
+    return estimate(values, tokens, domains, higher_is_better=False, unit=unit)
 
 
 def loss_change(base: list[Item], subject: list[Item]) -> Metric:
     """Mean loss per token of the subject minus that of the base on the same documents."""
     differences = [{**own, "loss": own["loss"] - before["loss"]} for before, own in zip(base, subject, strict=True)]
     return mean_over_tokens(differences, "loss", NATS)
+
+
+def by_domain(base: list[Item], subject: list[Item]) -> Iterator[tuple[str, list[Item], list[Item]]]:
+    """Name and documents of each domain, in both models' items."""
+    for domain in dict.fromkeys(item["domain"] for item in base):
+        yield domain, *([item for item in items if item["domain"] == domain] for items in (base, subject))
 
 
 def domain_table(items: dict[str, list[Item]], unit: str) -> str:
@@ -80,29 +87,14 @@ def domain_table(items: dict[str, list[Item]], unit: str) -> str:
     if others:
         head += ["subject", "loss", "change", "KL", "flipped"]
     rows = []
-    for domain in dict.fromkeys(item["domain"] for item in base):
-        before = _within(base, domain)
-        row = [domain, f"{len(before):,}", f"{sum(item['tokens'] for item in before):,}"]
-        row.append(f"{mean_over_tokens(before, 'loss', NATS).value:.4f}")
-        for name, subject in others:
-            own = _within(subject, domain)
-            change, kl = loss_change(before, own), mean_over_tokens(own, "kl", NATS)
-            flipped = mean_over_tokens(own, "flipped", "%", 100)
-            loss = mean_over_tokens(own, "loss", NATS)
-            rows.append(
-                [
-                    *row,
-                    name,
-                    f"{loss.value:.4f}",
-                    show(change, signed=True),
-                    show(kl),
-                    show(flipped),
-                ]
-            )
-        if not others:
+    for name, subject in others or [(base_name, base)]:
+        for domain, before, own in by_domain(base, subject):
+            row = [domain, f"{len(before):,}", f"{sum(item['tokens'] for item in before):,}"]
+            row.append(f"{mean_over_tokens(before, 'loss', NATS).value:.4f}")
+            if others:
+                change, kl = loss_change(before, own), mean_over_tokens(own, "kl", NATS)
+                flipped = mean_over_tokens(own, "flipped", "%", 100)
+                loss = mean_over_tokens(own, "loss", NATS)
+                row += [name, f"{loss.value:.4f}", show(change, signed=True), show(kl), show(flipped)]
             rows.append(row)
     return markdown_table(head, rows)
-
-
-def _within(items: list[Item], domain: str) -> list[Item]:
-    return [item for item in items if item["domain"] == domain]

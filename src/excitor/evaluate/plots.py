@@ -1,4 +1,4 @@
-"""Pictures of an evaluation. In all of them to the right is more."""
+"""Pictures of an evaluation. To the right is more."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from excitor.evaluate.losses import loss_change
+from excitor.evaluate.losses import by_domain, loss_change
 from excitor.evaluate.task import Item
 
 
@@ -38,7 +38,7 @@ def draw_domains(items: Items) -> Figure:
     figure, axes = _rows_of(domains, "change of the loss (nats/token), 95 % interval")
     for number, (name, own) in enumerate(subjects):
         offset = (number - (len(subjects) - 1) / 2) * 0.6 / len(subjects)
-        changes = [loss_change(_within(base, "domain", domain), _within(own, "domain", domain)) for domain in domains]
+        changes = [loss_change(before, after) for _, before, after in by_domain(base, own)]
         values = np.array([change.value for change in changes])
         ends = np.array([[change.low for change in changes], [change.high for change in changes]])
         reach = np.where(np.isfinite(ends), np.abs(ends - values), 0)  # a single document has no interval

@@ -93,5 +93,5 @@ def _rows(metrics: Metrics, subjects: list[str]) -> Iterator[list[str]]:
         for name in dict.fromkeys(name for found in own.values() for name in found):
             found = [own[subject].get(name) for subject in subjects]
             unit = next(metric.unit for metric in found if metric)
-            cells = [show(metric, signed=name.endswith("change")) if metric else "" for metric in found]
+            cells = [show(metric, signed=" change" in name) if metric else "" for metric in found]
             yield [task, f"{name} ({unit})" if unit else name, *cells]
