@@ -45,13 +45,13 @@ class Score:
             for own, before in zip(items, base or items, strict=True)
             if own["task"] in self.tasks and self.metric in own["metrics"].keys() & before["metrics"].keys()
         ]
-        owns, befores, weights = zip(*pairs, strict=True)
+        owns, earlier, weights = zip(*pairs, strict=True)
         if self.aggregate is mean:
-            values = np.array(owns, dtype=float) - (np.array(befores, dtype=float) if base else 0)
+            values = np.array(owns, dtype=float) - (np.array(earlier, dtype=float) if base else 0)
             return estimate(values, weights, higher_is_better=self.higher_is_better)
 
         def number(places: Sequence[int]) -> float:
-            before = self.aggregate([befores[place] for place in places]) if base else 0
+            before = self.aggregate([earlier[place] for place in places]) if base else 0
             return self.aggregate([owns[place] for place in places]) - before
 
         draws = np.random.default_rng(0).integers(len(owns), size=(RESAMPLES, len(owns)))

@@ -59,8 +59,8 @@ def test_missing_files_topics_and_splits_are_named(folder):
     (folder / "dev" / "astronomy_dev.csv").unlink()
     with pytest.raises(ExcitorError, match=r"astronomy_dev.csv is missing"):
         read_topics(str(folder))
-    with pytest.raises(ExcitorError, match=r"no topic 'managment'\. Did you mean 'management'"):
-        read_topics(str(folder), topics=["managment"])
+    with pytest.raises(ExcitorError, match=r"no topic 'manage'\. Did you mean 'management'"):
+        read_topics(str(folder), topics=["manage"])
     with pytest.raises(ExcitorError, match="no split 'dev'"):
         read_topics(str(folder), split="dev")
     (folder / "val" / "virology_val.csv").unlink()

@@ -59,6 +59,18 @@ def test_base_and_adapter_answer_the_same_questions(folder, long_llama, tokenize
     assert json.loads(json.dumps(items)) == items
 
 
+def test_two_processes_answer_what_one_does(folder, long_llama, tokenizer, monkeypatch):
+    subjects = [Subject("base", long_llama)]
+    whole = run(Mmlu(str(folder)), subjects, tokenizer)["base"]
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr("excitor.evaluate.mmlu.task.share", lambda count, rank=rank: range(rank, count, 2))
+        parts.append(run(Mmlu(str(folder)), subjects, tokenizer)["base"])
+    for one, other in zip(whole[::2] + whole[1::2], parts[0] + parts[1], strict=True):
+        assert other.pop("log_likelihoods") == pytest.approx(one.pop("log_likelihoods"), abs=1e-4)
+        assert one == other
+
+
 def test_the_models_context_limits_the_prompts(folder, tokenizer):
     llama = make_llama(vocab_size=263, max_position_embeddings=400)
     items = run(Mmlu(str(folder)), [Subject("base", llama)], tokenizer)["base"]

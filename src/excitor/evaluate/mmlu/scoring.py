@@ -64,7 +64,7 @@ def score_letters(
         places = list(group)
         ids = [prompts[place].ids for place in places]
         prefix = _read_prefix(model, ids[0][: count_shared(ids)]) if len(ids) > 1 else None
-        skip = prefix.get_seq_length() if prefix else 0
+        skip = 0 if prefix is None else prefix.get_seq_length()
         for start in range(0, len(ids), batch_size):
             rows = [row[skip:] for row in ids[start : start + batch_size]]
             scores[places[start : start + batch_size]] = _score(model, rows, prefix, skip, letters)
@@ -99,7 +99,7 @@ def _score(
     tokens = torch.tensor([row + [*stem] + [0] * (width - len(row) - len(stem)) for row in rows], device=device)
     mask = torch.arange(skip + width) < (skip + lengths + len(stem))[:, None]
     keep = width - int(lengths.min()) + 1  # from the last token of the shortest prompt on
-    cache = {"past_key_values": prefix, "use_cache": True} if prefix else {"use_cache": False}
+    cache = {"use_cache": False} if prefix is None else {"use_cache": True, "past_key_values": prefix}
     logits = model(input_ids=tokens, attention_mask=mask.long().to(device), logits_to_keep=keep, **cache).logits
     # positions [B, stem + 1]: a prompt's last token and the stem, where the letters' tokens are predicted
     positions = (lengths - lengths.min())[:, None] + torch.arange(len(stem) + 1)
