@@ -69,6 +69,17 @@ class EvalArguments:
     scienceqa_format: str = field(
         default="QCM-A", metadata={"help": "Where the answer stands in a reply to ScienceQA: QCM-A, QCM-ALE, QCM-LEA."}
     )
+    scienceqa_shots: int = field(default=0, metadata={"help": "Answered examples in front of each question of it."})
+    tasks: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Tasks of lm-evaluation-harness, such as arc_easy,hellaswag; needs excitor[eval]."},
+    )
+    task_path: str | None = field(
+        default=None, metadata={"help": "A folder with tasks of one's own for lm-evaluation-harness."}
+    )
+    task_limit: int | None = field(
+        default=None, metadata={"help": "Documents of each of these tasks, at most; all when not given."}
+    )
 
     update_card: bool = field(
         default=False, metadata={"help": "Put the result into the README.md of each --adapter that is a folder."}
@@ -115,6 +126,8 @@ class EvalArguments:
         for name in ("retain_documents", "batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
                 yield f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}."
+        if self.task_limit is not None and self.task_limit < 1:
+            yield f"--task-limit must be at least 1, got {self.task_limit}."
         if self.max_length is not None and self.max_length < 2:
             yield f"--max-length must be at least 2, got {self.max_length}."
         if self.precision not in PRECISIONS:
@@ -131,5 +144,6 @@ class EvalArguments:
                 yield f"{bar.flag} needs --{bar.needs}."
         if self.replies and not self.data:
             yield "--replies needs --data."
-        if self.model and not self.compares and not any((self.retain, self.data, self.mmlu, self.scienceqa)):
+        by = (self.retain, self.data, self.mmlu, self.scienceqa, self.tasks)
+        if self.model and not self.compares and not any(by):
             yield "There is nothing to measure --model by: give --retain, --data or --mmlu, or compare with a --base."

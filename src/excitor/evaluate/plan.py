@@ -56,12 +56,18 @@ def _tasks(arguments: EvalArguments, lineup: Lineup) -> Iterator[tuple[type, dic
         from excitor.evaluate.scienceqa_task import ScienceQA
 
         own = {"folder": arguments.scienceqa, "split": arguments.scienceqa_split}
-        yield ScienceQA, own | {"format": arguments.scienceqa_format, "seed": arguments.seed} | chat | size
+        own |= {"format": arguments.scienceqa_format, "shots": arguments.scienceqa_shots, "seed": arguments.seed}
+        yield ScienceQA, own | chat | size
+    if arguments.tasks:
+        from excitor.evaluate.harness import Harness
+
+        names = [name for names in arguments.tasks for name in names.split(",")]
+        yield Harness, {"tasks": names, "task_path": arguments.task_path, "limit": arguments.task_limit} | size
 
 
 def _define(kind: type, options: dict[str, Any], arguments: EvalArguments, lineup: Lineup) -> Planned:
     files = [*options.get("retain", []), *options.get("data", [])]
-    files += [options[name] for name in ("source", "folder") if name in options]
+    files += [options[name] for name in ("source", "folder", "task_path") if options.get(name)]
     definition = {
         "options": {name: value for name, value in options.items() if name != "batch_size"},
         "files_sha256": hash_files(files),
