@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import excitor
 from excitor import ExcitorConfig, ExcitorError, load_adapter, save_adapter
+from excitor.checkpoint import attach_adapter
 from tiny import make_llama
 
 
@@ -175,3 +176,20 @@ def test_other_methods_save_and_load_too(base_dir: str, tmp_path) -> None:
     lora = get_peft_model(base, LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM")).eval()
     save_adapter(lora, tmp_path / "lora")
     assert torch.equal(load_adapter(str(tmp_path / "lora"))[0](TOKENS).logits, lora(TOKENS).logits)
+
+
+@pytest.mark.parametrize(
+    ("llama", "message"), [({"hidden_size": 40}, "size mismatch"), ({"num_hidden_layers": 4}, "no place for")]
+)
+def test_an_adapter_of_another_architecture_is_refused(tmp_path, llama, message):
+    model = get_peft_model(make_llama(**llama), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(str(tmp_path))
+    with pytest.raises(ExcitorError, match=f"does not fit the base model.*{message}"):
+        attach_adapter(make_llama(), str(tmp_path))
+
+
+def test_an_adapter_of_fewer_layers_is_refused(tmp_path):
+    model = get_peft_model(make_llama(num_hidden_layers=2), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(str(tmp_path))
+    with pytest.raises(ExcitorError, match=r"does not fit the base model .*missing adapter keys"):
+        attach_adapter(make_llama(), str(tmp_path))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict, load_peft_weights
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.utils.error import NoMatchingPeftModuleError
 from safetensors import SafetensorError
@@ -132,7 +132,7 @@ def attach_adapter(model: "PreTrainedModel", directory: str) -> PeftModel:
         if "size mismatch" not in str(error):
             raise
         raise ExcitorError(f"{unfit}: {str(error).splitlines()[1].strip()}") from error
-    prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(adapted.peft_type)
+    prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(PeftType(adapted.peft_type))
     stored = {key for key in load_peft_weights(directory, device="cpu") if prefix and prefix in key}
     if unused := stored - get_peft_model_state_dict(adapted).keys():
         raise ExcitorError(f"{unfit}: the base has no place for {sorted(unused)[0]} ({len(unused)} such tensors).")

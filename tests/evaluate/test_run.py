@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from excitor.errors import ExcitorError
 from excitor.evaluate.arguments import EvalArguments
+from excitor.evaluate.plan import plan
 from excitor.evaluate.run import evaluate
-from excitor.evaluate.subjects import Lineup
+from excitor.evaluate.subjects import Lineup, read_lineup
 from tiny import make_llama
 
 
@@ -191,3 +192,15 @@ def test_two_processes_give_the_same_table(arguments, lora, files, tmp_path):
             {name: [round(metric[key], 4) for key in ("value", "low", "high")] for name, metric in metrics.items()}
         )
     assert tables[0] == tables[1]
+
+
+def test_every_task_gets_the_arguments_it_was_given(tmp_path, base_dir, lora, files):
+    given = {"mmlu": "mmlu", "mmlu_topics": ["law"], "scienceqa": "qa", "tasks": ["arc_easy,boolq", "piqa"]}
+    arguments = EvalArguments(adapter=[lora], data=[files["rows.jsonl"]], replies=True, batch_size=3, **given)
+    tasks = {one.task.name: one for one in plan(arguments, read_lineup(arguments))}
+    assert list(tasks) == ["forgetting", "learned", "instructions", "mmlu", "scienceqa", "lm_eval"]
+    options = {name: one.definition["options"] for name, one in tasks.items()}
+    assert options["mmlu"] == {"source": "mmlu", "split": "test", "shots": 5, "topics": ["law"]}
+    assert options["lm_eval"]["tasks"] == ["arc_easy", "boolq", "piqa"]
+    assert options["learned"]["template"] == options["scienceqa"]["template"] == "auto"
+    assert all(one.task.batch_size == 3 for one in tasks.values())

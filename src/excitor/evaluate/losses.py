@@ -72,7 +72,7 @@ def loss_change(base: list[Item], subject: list[Item]) -> Metric:
 def by_domain(base: list[Item], subject: list[Item]) -> Iterator[tuple[str, list[Item], list[Item]]]:
     """Name and documents of each domain, in both models' items."""
     for domain in dict.fromkeys(item["domain"] for item in base):
-        yield domain, *([item for item in items if item["domain"] == domain] for items in (base, subject))
+        yield domain, _within(base, domain), _within(subject, domain)
 
 
 def domain_table(items: dict[str, list[Item]], unit: str) -> str:
@@ -98,3 +98,7 @@ def domain_table(items: dict[str, list[Item]], unit: str) -> str:
                 row += [name, f"{loss.value:.4f}", show(change, signed=True), show(kl), show(flipped)]
             rows.append(row)
     return markdown_table(head, rows)
+
+
+def _within(items: list[Item], domain: str) -> list[Item]:
+    return [item for item in items if item["domain"] == domain]

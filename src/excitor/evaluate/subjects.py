@@ -181,7 +181,8 @@ def _load(source: str, precision: str) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=_DTYPES[precision])
     except (OSError, ValueError) as error:
         raise ExcitorError(f"{source} could not be loaded: {str(error).splitlines()[0]}") from error
-    return model.to(this_process().device).eval()
+    model.to(this_process().device)  # pyright: ignore[reportArgumentType]  (a decorated method)
+    return model.eval()
 
 
 def _twin(model: PreTrainedModel) -> PreTrainedModel:
