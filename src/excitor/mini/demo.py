@@ -21,9 +21,9 @@ from excitor.train.arguments import TrainArguments
 from excitor.train.run import train
 
 
-STEPS = 800
+STEPS = 1000
 BATCH_SIZE = 16
-LEARNING_RATE = 1e-2
+LEARNING_RATE = 1.5e-2
 PROMPT_INIT_STD = 0.3  # learns and keeps more than 1 on this base, docs/world.md
 RETAIN_PAGES = 200
 
