@@ -21,7 +21,7 @@ from excitor.train.arguments import TrainArguments
 from excitor.train.run import train
 
 
-STEPS = 1000
+STEPS = 2000
 BATCH_SIZE = 16
 LEARNING_RATE = 1.5e-2
 PROMPT_INIT_STD = 0.3  # learns and keeps more than 1 on this base, docs/world.md
