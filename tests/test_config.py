@@ -33,11 +33,37 @@ def test_paper_preset_and_its_changes() -> None:
         ("gate_init_std", float("nan")),
         ("prompt_init_std", float("inf")),
         ("prompt_init_std", "1"),
+        ("prompt_init_std", 0),
+        ("gate_init", float("inf")),
+        ("temperature", 0),
+        ("num_local_prompts", -1),
+        ("generator", "lstm"),
+        ("gate", None),
+        ("init_weights", "zero"),
+        ("init_weights", 1),
     ],
 )
 def test_bad_values_are_named(field: str, value: object) -> None:
     with pytest.raises(ExcitorError, match=rf"{field} must be .*, got {value!r}"):
         ExcitorConfig(**{field: value})
+
+
+def test_prompts_may_be_local_alone_but_not_absent() -> None:
+    assert ExcitorConfig(num_prompts=0, num_local_prompts=2).num_prompts == 0
+    with pytest.raises(ExcitorError, match="num_prompts must be a whole number of at least 1, got 0"):
+        ExcitorConfig(num_prompts=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gate_init": 0.0}, "needs gates that are not zero"),
+        ({"gate_init": 1.0, "generator": "mlp"}, "needs separate_values=True"),
+    ],
+)
+def test_a_start_that_could_not_be_left_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ExcitorError, match=message):
+        ExcitorConfig(init_weights="identity", **changes)
 
 
 def test_regular_expression_and_layer_selection_exclude_each_other() -> None:

@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from excitor.functional import (
+    Prompts,
     excited_key,
     excitor_query,
     key_form_attention,
     literal_attention,
+    local_prompts,
+    prompt_weights,
     reconstructed_key,
     split_heads,
 )
@@ -27,6 +30,8 @@ class Shape:
     head_dim: int
     prompts: int
     rank: int
+    local: int  # local prompts
+    null: bool
 
 
 shapes = st.builds(
@@ -38,6 +43,8 @@ shapes = st.builds(
     head_dim=st.integers(1, 6).map(lambda half: 2 * half),
     prompts=st.integers(1, 7),
     rank=st.integers(1, 5),
+    local=st.integers(0, 3),
+    null=st.booleans(),
 )
 
 
@@ -75,12 +82,19 @@ def run(form, shape: Shape, seed: int, causal: bool, padding: bool, rotary: bool
     a, b = torch.randn(width, shape.rank) / width**0.5, torch.randn(shape.rank, kv) / shape.rank**0.5
     prompts, gate = torch.randn(shape.prompts, kv), torch.randn(shape.heads)
     leaves = [x, w_q, w_k, w_v, a, b, prompts, gate]
+    local = torch.randn(shape.rank, shape.local * kv) if shape.local else None
+    null_bias = torch.randn(shape.heads) if shape.null else None
+    leaves += [leaf for leaf in (local, null_bias) if leaf is not None]
     for leaf in leaves:
         leaf.requires_grad_()
 
     heads = shape.heads
     table = split_heads(prompts, heads)
-    extra = reconstructed_key(excitor_query(x, a, b, heads), table, table)
+    groups = [Prompts(table, table)]
+    if local is not None:
+        own = local_prompts(x @ a, local, heads, shape.head_dim)
+        groups.append(Prompts(own, own))
+    extra = reconstructed_key(excitor_query(x, a, b, heads), groups, null_bias)
     query = split_heads(x @ w_q, heads * shape.group).transpose(1, 2)
     key, value = (split_heads(x @ w, heads).transpose(1, 2) for w in (w_k, w_v))
     extra = extra.transpose(1, 2)
@@ -110,7 +124,7 @@ def test_reconstructed_key_is_a_convex_combination_of_its_own_heads_prompts(shap
     torch.manual_seed(seed)
     query = torch.randn(shape.batch, shape.length, shape.heads, shape.head_dim)
     table = torch.randn(shape.prompts, shape.heads, shape.head_dim)
-    extra = reconstructed_key(query, table, table)
+    extra = reconstructed_key(query, [Prompts(table, table)])
     assert extra.shape == query.shape
     assert (extra <= table.amax(0) + 1e-6).all()
     assert (extra >= table.amin(0) - 1e-6).all()
@@ -118,8 +132,8 @@ def test_reconstructed_key_is_a_convex_combination_of_its_own_heads_prompts(shap
 
 def test_reconstructed_key_of_one_token_ignores_the_others() -> None:
     query, table = torch.randn(2, 7, 3, 4), torch.randn(5, 3, 4)
-    whole = reconstructed_key(query, table, table)
-    torch.testing.assert_close(reconstructed_key(query[:, 3:4], table, table), whole[:, 3:4])
+    whole = reconstructed_key(query, [Prompts(table, table)])
+    torch.testing.assert_close(reconstructed_key(query[:, 3:4], [Prompts(table, table)]), whole[:, 3:4])
 
 
 def test_zero_gate_is_the_identity_bit_for_bit() -> None:
@@ -130,8 +144,8 @@ def test_zero_gate_is_the_identity_bit_for_bit() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_near_the_exact_result(dtype: torch.dtype) -> None:
     query, table = torch.randn(2, 7, 3, 8), torch.randn(30, 3, 8)
-    exact = reconstructed_key(query.double(), table.double(), table.double())
-    half = reconstructed_key(query.to(dtype), table.to(dtype), table.to(dtype))
+    exact = reconstructed_key(query.double(), [Prompts(table.double(), table.double())])
+    half = reconstructed_key(query.to(dtype), [Prompts(table.to(dtype), table.to(dtype))])
     assert half.dtype == dtype
     torch.testing.assert_close(half.double(), exact, atol=8 * torch.finfo(dtype).eps, rtol=0)
 
@@ -142,9 +156,39 @@ def test_excited_key_keeps_the_keys_dtype() -> None:
 
 
 def test_reconstructed_key_written_out_for_one_token_and_head() -> None:
-    query, keys, values = torch.randn(4), torch.randn(5, 4), torch.randn(5, 4)
-    similarities = torch.stack([torch.dot(query, key) / 4**0.5 for key in keys])
-    expected = sum(weight * value for weight, value in zip(similarities.exp(), values, strict=True))
-    expected = expected / similarities.exp().sum()
-    result = reconstructed_key(query.view(1, 1, 4), keys.view(5, 1, 4), values.view(5, 1, 4))
+    """All kinds of prompts at once: global, of the row, the token's own, and the null prompt, at a temperature."""
+    query, bias, temperature = torch.randn(4), torch.randn(1), 1.7
+    keys, values = torch.randn(5, 4), torch.randn(5, 4)
+    similarities = torch.stack([torch.dot(query, key) / 4**0.5 / temperature for key in keys])
+    total = similarities.exp().sum() + bias.exp()
+    expected = sum(weight * value for weight, value in zip(similarities.exp(), values, strict=True)) / total
+    groups = [
+        Prompts(keys[:2].view(2, 1, 4), values[:2].view(2, 1, 4)),
+        Prompts(keys[2:3].view(1, 1, 1, 1, 4), values[2:3].view(1, 1, 1, 1, 4)),
+        Prompts(keys[3:].view(1, 1, 2, 1, 4), values[3:].view(1, 1, 2, 1, 4)),
+    ]
+    result = reconstructed_key(query.view(1, 1, 1, 4), groups, bias, temperature)
     torch.testing.assert_close(result.view(4), expected)
+    weights = prompt_weights(query.view(1, 1, 1, 4), groups, bias, temperature)
+    torch.testing.assert_close(weights.flatten(), torch.cat([similarities, bias]).softmax(0))
+
+
+def test_prompts_of_a_row_reach_that_row_alone() -> None:
+    query, keys = torch.randn(2, 7, 3, 4), torch.randn(2, 1, 5, 3, 4)
+    both = reconstructed_key(query, [Prompts(keys, keys)])
+    for row in range(2):
+        alone = reconstructed_key(query[row], [Prompts(keys[row, 0], keys[row, 0])])
+        torch.testing.assert_close(both[row], alone)
+
+
+def test_local_prompts_are_linear_in_the_tokens_own_features() -> None:
+    features, weight = torch.randn(2, 7, 3), torch.randn(3, 2 * 3 * 4)
+    made = local_prompts(features, weight, num_heads=3, head_dim=4)
+    assert made.shape == (2, 7, 2, 3, 4)
+    torch.testing.assert_close(made[1, 4, 1, 2], features[1, 4] @ weight[:, 20:24])
+
+
+def test_a_null_prompt_of_great_weight_leaves_the_key_alone() -> None:
+    query, table = torch.randn(2, 7, 3, 4), torch.randn(5, 3, 4)
+    extra = reconstructed_key(query, [Prompts(table, table)], null_bias=torch.full((3,), 200.0))
+    assert torch.equal(extra, torch.zeros_like(extra))

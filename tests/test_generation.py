@@ -15,9 +15,13 @@ PROMPT = torch.arange(40, 51)[None]
 quantised = pytest.mark.skipif(importlib.util.find_spec("optimum") is None, reason="needs optimum-quanto")
 
 
-@pytest.fixture(scope="module")
-def model() -> PeftModel:
-    return get_peft_model(make_llama(), ExcitorConfig(init_weights=False, task_type="CAUSAL_LM")).eval()
+EVERYTHING = {"num_local_prompts": 2, "separate_values": True, "null_prompt": True, "temperature": 0.5}
+
+
+@pytest.fixture(scope="module", params=[{}, EVERYTHING], ids=["paper", "everything"])
+def model(request: pytest.FixtureRequest) -> PeftModel:
+    config = ExcitorConfig(init_weights=False, task_type="CAUSAL_LM", **request.param)
+    return get_peft_model(make_llama(), config).eval()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +89,7 @@ def test_left_padded_batch_gives_the_rows_by_themselves(model: PeftModel) -> Non
 def test_attention_implementations_agree(model: PeftModel, attention: str) -> None:
     reference = model(PROMPT).logits
     other = make_llama(attn_implementation=attention)
-    adapted = get_peft_model(other, ExcitorConfig(init_weights=False))
+    adapted = get_peft_model(other, model.peft_config["default"])
     adapted.load_state_dict(model.state_dict())
     torch.testing.assert_close(adapted(PROMPT).logits, reference, atol=1e-5, rtol=1e-5)
 

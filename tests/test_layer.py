@@ -4,13 +4,13 @@ from peft import get_peft_model
 from torch import nn
 
 from excitor import ExcitorConfig, ExcitorError, ExcitorLayer, gates, set_strength
-from excitor.functional import excited_key, excitor_query, reconstructed_key, split_heads
+from excitor.functional import Prompts, excited_key, excitor_query, reconstructed_key, split_heads
 from excitor.layer import excitor_layers
 
 
 def make_layer(dtype: torch.dtype = torch.float32, **changes) -> ExcitorLayer:
     layer = ExcitorLayer(nn.Linear(10, 12, dtype=dtype), head_dim=4)
-    layer.update_layer("default", ExcitorConfig(r=3, num_prompts=5, init_weights=False, **changes))
+    layer.update_layer("default", ExcitorConfig(**({"r": 3, "num_prompts": 5, "init_weights": False} | changes)))
     return layer
 
 
@@ -19,7 +19,7 @@ def test_forward_is_the_reference_formula() -> None:
     x = torch.randn(2, 7, 10)
     parts, generator = layer.excitor_processor["default"], layer.excitor_generator["default"]
     table = split_heads(generator.prompts, 3)
-    extra = reconstructed_key(excitor_query(x, parts.A, parts.B, 3), table, table)
+    extra = reconstructed_key(excitor_query(x, parts.A, parts.B, 3), [Prompts(table, table)])
     expected = excited_key(split_heads(layer.base_layer(x), 3), extra, parts.gate).flatten(-2)
     torch.testing.assert_close(layer(x), expected)
     assert not torch.allclose(layer(x), layer.base_layer(x))
@@ -37,6 +37,90 @@ def test_every_parameter_gets_a_gradient() -> None:
     }
     assert adapter <= names
     assert all(layer.get_parameter(name).grad.abs().sum() > 0 for name in adapter)
+
+
+SWITCHES = [
+    {"num_local_prompts": 2},
+    {"num_prompts": 0, "num_local_prompts": 2},
+    {"separate_values": True},
+    {"separate_values": True, "num_local_prompts": 2},
+    {"null_prompt": True},
+    {"gate": "layer"},
+    {"gate": "none"},
+    {"generator": "mlp"},
+    {"generator": "mlp", "separate_values": True, "null_prompt": True, "gate": "layer", "num_local_prompts": 1},
+]
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_every_parameter_of_every_switch_gets_a_gradient(switches: dict) -> None:
+    layer = make_layer(**switches)
+    layer(torch.randn(2, 7, 10)).square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        if "excitor_" in name and parameter.numel():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def count(config: ExcitorConfig) -> int:
+    layer = ExcitorLayer(nn.Linear(10, 12), head_dim=4)
+    layer.update_layer("default", config)
+    return sum(parameter.numel() for name, parameter in layer.named_parameters() if "excitor_" in name)
+
+
+@pytest.mark.parametrize(
+    ("switches", "parameters"),
+    [
+        ({}, 10 * 3 + 3 * 12 + 5 * 12 + 3),
+        ({"num_local_prompts": 2}, 10 * 3 + 3 * 12 + 5 * 12 + 3 + 3 * 2 * 12),
+        ({"separate_values": True}, 10 * 3 + 3 * 12 + 2 * 5 * 12 + 3),
+        ({"separate_values": True, "num_local_prompts": 2}, 10 * 3 + 3 * 12 + 2 * 5 * 12 + 3 + 2 * 3 * 2 * 12),
+        ({"null_prompt": True}, 10 * 3 + 3 * 12 + 5 * 12 + 3 + 3),
+        ({"gate": "layer"}, 10 * 3 + 3 * 12 + 5 * 12 + 1),
+        ({"gate": "none"}, 10 * 3 + 3 * 12 + 5 * 12),
+        ({"generator": "mlp"}, 10 * 3 + 3 * 12 + 5 * 64 + 64 * 64 + 64 * 12 + 3),
+    ],
+    ids=str,
+)
+def test_parameters_of_each_switch(switches: dict, parameters: int) -> None:
+    """The formulas of docs/configuration.md for C = 10, r = 3, K = 5, C_kv = 12, G = 3."""
+    assert count(ExcitorConfig(r=3, num_prompts=5, **switches)) == parameters
+
+
+@pytest.mark.parametrize("generator", ["table", "mlp"])
+def test_separate_values_can_start_as_an_exact_identity_with_open_gates(generator: str) -> None:
+    layer = make_layer(separate_values=True, generator=generator)
+    layer.update_layer(
+        "default",
+        ExcitorConfig(separate_values=True, generator=generator, gate_init=1.0, init_weights="identity"),
+    )
+    x = torch.randn(2, 7, 10)
+    assert torch.equal(layer(x), layer.base_layer(x))
+    layer(x).square().sum().backward()
+    moved = layer.excitor_generator["default"].outer if generator == "mlp" else None
+    moved = layer.excitor_generator["default"].value_prompts if moved is None else moved
+    assert moved.grad.abs().sum() > 0
+
+
+def test_centred_prompts_start_as_an_identity_but_for_rounding() -> None:
+    layer = ExcitorLayer(nn.Linear(10, 12), head_dim=4)
+    layer.update_layer("default", ExcitorConfig(gate_init=1.0, init_weights="identity"))
+    x = torch.randn(2, 7, 10)
+    torch.testing.assert_close(layer(x), layer.base_layer(x), atol=1e-6, rtol=0)
+    layer(x).square().sum().backward()
+    assert layer.excitor_processor["default"].B.grad.abs().sum() > 0
+
+
+def test_prompt_weights_make_the_term() -> None:
+    layer = make_layer(num_local_prompts=2, null_prompt=True)
+    x = torch.randn(2, 7, 10)
+    generator, processor = layer.parts("default")
+    weights = layer.prompt_weights("default", x)
+    assert weights.shape == (2, 7, 3, 5 + 2 + 1)
+    table, local = generator(processor.features(x))
+    values = torch.cat([table.values.expand(2, 7, 5, 3, 4), local.values], dim=2)
+    expected = torch.einsum("bmgk,bmkgd->bmgd", weights[..., :-1], values) * processor.gate[:, None]
+    torch.testing.assert_close(layer.term("default", x), expected.flatten(-2))
 
 
 def test_gates_at_zero_still_learn() -> None:

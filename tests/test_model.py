@@ -50,25 +50,28 @@ def test_only_the_adapter_trains(llama) -> None:
         assert (parameter.grad is not None) == ("excitor_" in name), name
 
 
-def test_the_whole_model_computes_the_papers_formula() -> None:
+@pytest.mark.parametrize("switches", [{}, {"num_local_prompts": 2, "separate_values": True, "null_prompt": True}])
+def test_the_whole_model_computes_the_papers_formula(switches: dict) -> None:
     """Eager attention is replaced by the literal formula on the frozen model; the adapted model must agree."""
-    model = get_peft_model(make_llama(), ExcitorConfig(init_weights=False))
+    model = get_peft_model(make_llama(), ExcitorConfig(init_weights=False, **switches))
     expected = model(TOKENS).logits
-    adapters = iter([(layer.excitor_processor["default"], layer) for layer in excitor_layers(model).values()])
+    adapters = iter([layer.parts("default") for layer in excitor_layers(model).values()])
     base = make_llama()
     for decoder_layer in base.model.layers:
         decoder_layer.self_attn.forward = literal_forward(decoder_layer.self_attn, *next(adapters))
     torch.testing.assert_close(base(TOKENS).logits, expected, atol=1e-5, rtol=1e-5)
 
 
-def literal_forward(attention, processor, layer):
+def literal_forward(attention, generator, processor):
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
     def forward(hidden_states, position_embeddings, attention_mask=None, **_):
         query = split_heads(attention.q_proj(hidden_states), 4).transpose(1, 2)
         key, value = (split_heads(p(hidden_states), 2).transpose(1, 2) for p in (attention.k_proj, attention.v_proj))
-        table = split_heads(layer.excitor_generator["default"].prompts, 2)
-        extra = reconstructed_key(excitor_query(hidden_states, processor.A, processor.B, 2), table, table)
+        groups = generator(hidden_states @ processor.A)
+        extra = reconstructed_key(
+            excitor_query(hidden_states, processor.A, processor.B, 2), groups, processor.null_bias
+        )
         rotated, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         _, extra = apply_rotary_pos_emb(query, extra.transpose(1, 2), *position_embeddings)
         mask = torch.full((11, 11), -1e9).triu(1)

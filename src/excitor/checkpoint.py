@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from . import model as _model  # noqa: F401  (registers the method)
 from .errors import ExcitorError
+from .materialize import materialized
 
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def save_adapter(model: PeftModel, directory: str | os.PathLike[str], adapter_na
     target = Path(directory)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as scratch:
+        with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as scratch, materialized(model, adapter_name):
             model.save_pretrained(scratch, selected_adapters=[adapter_name])
             written = Path(scratch) if adapter_name == "default" else Path(scratch) / adapter_name
             _compare(load_file(written / WEIGHTS_FILE), get_peft_model_state_dict(model, adapter_name=adapter_name))

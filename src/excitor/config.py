@@ -9,6 +9,10 @@ from peft import PeftConfig, PeftType
 from .errors import ExcitorError
 
 
+GENERATORS = ("table", "mlp")
+GATES = ("head", "layer", "none")
+
+
 @dataclass
 class ExcitorConfig(PeftConfig):
     """Configuration of LLaMA-Excitor (arXiv 2404.00913) for PEFT.
@@ -25,15 +29,37 @@ class ExcitorConfig(PeftConfig):
     """
 
     r: int = field(default=16, metadata={"help": "Rank of the excitor query, (x A) B."})
-    num_prompts: int = field(default=30, metadata={"help": "Learnable prompts per layer, K in the paper."})
+    num_prompts: int = field(
+        default=30, metadata={"help": "Learnable prompts per layer that every token attends to, K in the paper."}
+    )
+    num_local_prompts: int = field(
+        default=0, metadata={"help": "Further prompts per layer that each token makes from its own hidden state."}
+    )
     top_layers: int | None = field(
         default=None,
         metadata={"help": "Adapt only the topmost N layers; all when not given. The paper uses 30 of 32."},
     )
-    gate_init_std: float = field(
-        default=0.0,
-        metadata={"help": "Standard deviation of the gates at the start; 0 makes the start an exact identity."},
+    generator: str = field(
+        default="table",
+        metadata={"help": "What makes the prompts: table (free parameters, as in the paper) or mlp."},
     )
+    separate_values: bool = field(
+        default=False, metadata={"help": "Give prompts values of their own; the paper uses the keys as values."}
+    )
+    null_prompt: bool = field(
+        default=False,
+        metadata={"help": "One more prompt without a value, so that a token can choose to leave its key alone."},
+    )
+    temperature: float = field(
+        default=1.0, metadata={"help": "Of the softmax over the prompts; higher spreads it over more of them."}
+    )
+    gate: str = field(
+        default="head", metadata={"help": "Gates: head (one per key head, as in the paper), layer (one) or none."}
+    )
+    gate_init: float = field(
+        default=0.0, metadata={"help": "Mean of the gates at the start; 0, with no deviation, is an exact identity."}
+    )
+    gate_init_std: float = field(default=0.0, metadata={"help": "Standard deviation of the gates at the start."})
     prompt_init_std: float = field(default=1.0, metadata={"help": "Standard deviation of the prompts at the start."})
     head_dim: int | None = field(
         default=None,
@@ -57,9 +83,14 @@ class ExcitorConfig(PeftConfig):
     modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "Further modules to train in full and save with the adapter."}
     )
-    init_weights: bool = field(
+    init_weights: bool | str = field(
         default=True,
-        metadata={"help": "False draws gates from N(0, 1), so that a fresh adapter visibly acts; meant for tests."},
+        metadata={
+            "help": (
+                "True starts as the fields above say; 'identity' starts without any effect whatever the gates are "
+                "(separate values at zero, else B at zero and prompts centred); False is for tests: everything random."
+            )
+        },
     )
 
     def __post_init__(self) -> None:
@@ -69,18 +100,38 @@ class ExcitorConfig(PeftConfig):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
             self.exclude_modules = set(self.exclude_modules)
-        _check_positive("r", self.r)
-        _check_positive("num_prompts", self.num_prompts)
+        _check_count("r", self.r, 1)
+        _check_count("num_local_prompts", self.num_local_prompts, 0)
+        # Local prompts alone are a method too; no prompts at all are none.
+        _check_count("num_prompts", self.num_prompts, 0 if self.num_local_prompts else 1)
         if self.top_layers is not None:
-            _check_positive("top_layers", self.top_layers)
+            _check_count("top_layers", self.top_layers, 1)
         if self.head_dim is not None:
-            _check_positive("head_dim", self.head_dim)
-        _check_std("gate_init_std", self.gate_init_std)
-        _check_std("prompt_init_std", self.prompt_init_std)
+            _check_count("head_dim", self.head_dim, 1)
+        _check_choice("generator", self.generator, GENERATORS)
+        _check_choice("gate", self.gate, GATES)
+        _check_choice("init_weights", self.init_weights, (True, False, "identity"))
+        _check_number("temperature", self.temperature, above=0)
+        _check_number("prompt_init_std", self.prompt_init_std, above=0)  # equal prompts would stay equal for ever
+        _check_number("gate_init", self.gate_init)
+        _check_number("gate_init_std", self.gate_init_std, at_least=0)
+        self._check_identity()
         if isinstance(self.target_modules, str) and (self.layers_to_transform is not None or self.top_layers):
             raise ExcitorError(
                 "target_modules is a regular expression, which selects layers by itself: "
                 "leave out top_layers and layers_to_transform, or give target_modules as a list of names."
+            )
+
+    def _check_identity(self) -> None:
+        """Refuse starts from which nothing would ever move."""
+        if self.init_weights != "identity":
+            return
+        if self.generator == "mlp" and not self.separate_values:
+            raise ExcitorError("init_weights='identity' with generator='mlp' needs separate_values=True.")
+        if self.gate != "none" and self.gate_init == 0 and self.gate_init_std == 0:
+            raise ExcitorError(
+                "init_weights='identity' needs gates that are not zero, or nothing would ever learn: "
+                "set gate_init, e.g. to 1."
             )
 
     @classmethod
@@ -90,15 +141,33 @@ class ExcitorConfig(PeftConfig):
         Args:
             **changes: Fields to set otherwise, e.g. ``top_layers`` for a model of fewer than 30 layers.
         """
-        preset: dict[str, Any] = {"r": 16, "num_prompts": 30, "top_layers": 30, "gate_init_std": 0.01}
+        preset: dict[str, Any] = {
+            "r": 16,
+            "num_prompts": 30,
+            "top_layers": 30,
+            "gate_init": 0.0,
+            "gate_init_std": 0.01,
+            "prompt_init_std": 1.0,
+        }
         return cls(**(preset | changes))
 
 
-def _check_positive(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ExcitorError(f"{name} must be a whole number of at least 1, got {value!r}.")
+def _check_count(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ExcitorError(f"{name} must be a whole number of at least {least}, got {value!r}.")
 
 
-def _check_std(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not (0 <= value < math.inf):
-        raise ExcitorError(f"{name} must be a finite number of at least 0, got {value!r}.")
+def _check_number(name: str, value: object, above: float = -math.inf, at_least: float = -math.inf) -> None:
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not math.isfinite(value)
+        or not (value > above and value >= at_least)
+    ):
+        bound = f" above {above}" if above > -math.inf else f" of at least {at_least}" if at_least > -math.inf else ""
+        raise ExcitorError(f"{name} must be a finite number{bound}, got {value!r}.")
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
+        raise ExcitorError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}.")

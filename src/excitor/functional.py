@@ -10,7 +10,10 @@ Letters: B batch, M and N query and key positions, C layer width, H query heads,
 d head size, r rank, K prompts.
 """
 
+import functools
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,22 +39,78 @@ def excitor_query(x: Tensor, a: Tensor, b: Tensor, num_heads: int) -> Tensor:
     return split_heads(x @ a @ b, num_heads)
 
 
-def reconstructed_key(query: Tensor, prompt_keys: Tensor, prompt_values: Tensor) -> Tensor:
-    """Attention of each token over the prompts, ``K_e = softmax(Q_e P_k^T / sqrt(d)) P_v``, per key head.
+class Prompts(NamedTuple):
+    """A group of prompts, broadcast over the tokens that attend to them.
 
-    Depends on the token alone, never on its neighbours: this is what keeps cached decoding exact.
+    ``keys`` and ``values`` are ``(..., K, G, d)``: ``(K, G, d)`` for the paper's global prompts, ``(B, 1, K, G, d)``
+    for prompts that belong to a row of the batch, ``(B, M, K, G, d)`` for prompts of each token's own. The paper has
+    one table for both.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+
+def local_prompts(features: Tensor, weight: Tensor, num_heads: int, head_dim: int) -> Tensor:
+    """Prompts made from each token's own low-rank features, ``z L`` with ``z = x A``.
+
+    Args:
+        features: z, ``(..., r)``.
+        weight: L, ``(r, K * G * d)``.
+        num_heads: G.
+        head_dim: d.
+
+    Returns:
+        ``(..., K, G, d)``.
+    """
+    return (features @ weight).view(*features.shape[:-1], -1, num_heads, head_dim)
+
+
+def prompt_weights(
+    query: Tensor, groups: Sequence[Prompts], null_bias: Tensor | None = None, temperature: float = 1.0
+) -> Tensor:
+    """Attention of each token over the prompts, ``softmax(Q_e P_k^T / (sqrt(d) T))``, per key head.
 
     Args:
         query: ``(..., G, d)``.
-        prompt_keys: ``(K, G, d)``.
-        prompt_values: ``(K, G, d)``; the paper uses one table for both.
+        groups: The prompts; one softmax runs over all groups.
+        null_bias: Score of the null prompt, ``(G,)``; without it there is none.
+        temperature: T, 1 in the paper.
 
     Returns:
-        ``(..., G, d)`` in the prompts' dtype; the softmax runs in fp32 or better.
+        ``(..., G, K)`` with K of all groups in their order, then the null prompt if there is one; in fp32 or better.
     """
-    scores = torch.einsum("...gd,kgd->...gk", query, prompt_keys) / math.sqrt(query.shape[-1])
-    weights = _softmax(scores).to(prompt_values.dtype)
-    return torch.einsum("...gk,kgd->...gd", weights, prompt_values)
+    scale = 1 / (temperature * math.sqrt(query.shape[-1]))
+    scores = [torch.einsum("...gd,...kgd->...gk", query, group.keys) * scale for group in groups]
+    if null_bias is not None:
+        scores.append(null_bias[:, None].to(query.dtype).expand(*query.shape[:-1], 1))
+    return _softmax(torch.cat(scores, -1) if len(scores) > 1 else scores[0])
+
+
+def reconstructed_key(
+    query: Tensor, groups: Sequence[Prompts], null_bias: Tensor | None = None, temperature: float = 1.0
+) -> Tensor:
+    """Mixture of the prompts, ``K_e = softmax(Q_e P_k^T / (sqrt(d) T)) P_v``, per key head.
+
+    Depends on the token alone, never on its neighbours: this is what keeps cached decoding exact. The null prompt's
+    value is zero, so a token that chooses it leaves its key as it is.
+
+    Args:
+        query: ``(..., G, d)``.
+        groups: The prompts; one softmax runs over all groups.
+        null_bias: As in :func:`prompt_weights`.
+        temperature: As in :func:`prompt_weights`.
+
+    Returns:
+        ``(..., G, d)`` in the prompts' dtype.
+    """
+    weights = prompt_weights(query, groups, null_bias, temperature).to(groups[0].values.dtype)
+    counts = [group.values.shape[-3] for group in groups]
+    parts = torch.split(weights[..., : sum(counts)], counts, -1)
+    terms = [
+        torch.einsum("...gk,...kgd->...gd", part, group.values) for part, group in zip(parts, groups, strict=True)
+    ]
+    return functools.reduce(torch.add, terms)
 
 
 def excited_key(key: Tensor, extra_key: Tensor, gate: Tensor) -> Tensor:

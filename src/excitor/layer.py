@@ -1,6 +1,6 @@
 """The adapted key projection."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .config import ExcitorConfig
 from .errors import ExcitorError
-from .generator import PromptGenerator
+from .generator import PromptGenerator, PromptMLP, PromptTable
 from .processor import PromptProcessor
 
 
@@ -55,15 +55,42 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         self._disable_adapters = False
         self.merged_adapters = []  # always empty: PEFT asks for it
 
-    def update_layer(self, adapter_name: str, config: ExcitorConfig) -> None:
-        """Create the parameters of a new adapter."""
-        gate_init_std = config.gate_init_std if config.init_weights else 1.0
-        self.excitor_generator[adapter_name] = PromptGenerator(
-            config.num_prompts, self.num_heads, self.head_dim, config.prompt_init_std
+    def update_layer(self, adapter_name: str, config: ExcitorConfig, seeds: nn.Parameter | None = None) -> None:
+        """Create the parameters of a new adapter.
+
+        Args:
+            adapter_name: Its name.
+            config: Its configuration.
+            seeds: Seed embeddings that its prompts are made from in the other layers, with an MLP as generator.
+        """
+        sizes = {
+            "rank": config.r,
+            "num_local_prompts": config.num_local_prompts,
+            "separate_values": config.separate_values,
+            "init_std": config.prompt_init_std,
+        }
+        counts = config.num_prompts, self.num_heads, self.head_dim
+        if config.generator == "mlp":
+            generator = PromptMLP(*counts, seeds=seeds, **sizes)
+        else:
+            generator = PromptTable(*counts, **sizes)
+        processor = PromptProcessor(
+            self.in_features,
+            config.r,
+            self.num_heads,
+            self.head_dim,
+            num_gates={"head": self.num_heads, "layer": 1, "none": 0}[config.gate],
+            gate_init=config.gate_init,
+            gate_init_std=config.gate_init_std,
+            null_prompt=config.null_prompt,
+            temperature=config.temperature,
         )
-        self.excitor_processor[adapter_name] = PromptProcessor(
-            self.in_features, config.r, self.num_heads, self.head_dim, gate_init_std
-        )
+        if config.init_weights == "identity":
+            _silence(generator, processor)
+        elif not config.init_weights:
+            _randomize(generator, processor)
+        self.excitor_generator[adapter_name] = generator
+        self.excitor_processor[adapter_name] = processor
         self.excitor_strength[adapter_name] = 1.0
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
@@ -76,9 +103,30 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         for name in self.active_adapters:
             strength = self.excitor_strength.get(name, 0.0)
             if strength != 0:  # adding zeros could still change the sign of a zero: at strength 0 the base is exact
-                term = self.excitor_processor[name](x, *self.excitor_generator[name]())
+                term = self.term(name, x)
                 key = key + (term if strength == 1 else strength * term).to(key.dtype)
         return key
+
+    def parts(self, adapter_name: str) -> tuple[PromptGenerator, PromptProcessor]:
+        """Generator and processor of one adapter."""
+        generator, processor = self.excitor_generator[adapter_name], self.excitor_processor[adapter_name]
+        return cast(PromptGenerator, generator), cast(PromptProcessor, processor)
+
+    def term(self, adapter_name: str, x: Tensor) -> Tensor:
+        """The term of one adapter at strength 1, ``g K_e(x)``: ``(..., C)`` to ``(..., G * d)``, in its own dtype."""
+        generator, processor = self.parts(adapter_name)
+        features = processor.features(x)
+        return processor(features, generator(features))
+
+    def prompt_weights(self, adapter_name: str, x: Tensor) -> Tensor:
+        """Attention of each token over the prompts of one adapter.
+
+        Returns:
+            ``(..., G, K)``: global prompts, local prompts, then the null prompt, each if there are any.
+        """
+        generator, processor = self.parts(adapter_name)
+        features = processor.features(x)
+        return processor.weights(features, generator(features))
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Raise: the method has no merged form."""
@@ -126,5 +174,32 @@ def gates(model: nn.Module) -> dict[str, Tensor]:
     for layer_name, layer in excitor_layers(model).items():
         for name in layer.active_adapters:
             if name in layer.excitor_processor:
-                found[layer_name] = layer.excitor_processor[name].get_parameter("gate").float().cpu()
+                found[layer_name] = layer.parts(name)[1].gates().float().cpu()
     return found
+
+
+@torch.no_grad()
+def _silence(generator: PromptTable | PromptMLP, processor: PromptProcessor) -> None:
+    """Start without any effect, with gates that are not zero.
+
+    Separate values at zero give a term of exactly zero. With one table for both, B = 0 makes all prompts weigh the
+    same, and prompts that sum to zero cancel, but for rounding.
+    """
+    if isinstance(generator, PromptMLP):
+        generator.outer.chunk(2, dim=-1)[1].zero_()
+    elif generator.separate_values:
+        generator.value_prompts.zero_()
+    else:
+        generator.prompts.sub_(generator.prompts.mean(dim=0))
+        processor.B.zero_()
+
+
+@torch.no_grad()
+def _randomize(generator: PromptGenerator, processor: PromptProcessor) -> None:
+    """Draw what would start at a constant from N(0, 1): a fresh adapter visibly acts, and in all its parts."""
+    for name in ("gate", "null_bias"):
+        if (parameter := getattr(processor, name)) is not None:
+            parameter.normal_()
+    for name in ("local", "local_values"):
+        if hasattr(generator, name):
+            getattr(generator, name).normal_()

@@ -58,7 +58,7 @@ class ExcitorModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         if isinstance(target, ExcitorLayer):
-            target.update_layer(adapter_name, peft_config)
+            target.update_layer(adapter_name, peft_config, self._seeds(adapter_name))
             return
         linear: Any = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         if not (hasattr(linear, "in_features") and hasattr(linear, "out_features")):
@@ -67,10 +67,17 @@ class ExcitorModel(BaseTuner):
                 "out_features): target_modules must name the layers that make the attention keys."
             )
         layer = ExcitorLayer(target, _head_dim(peft_config, self.get_model_config(self.model), linear))
-        layer.update_layer(adapter_name, peft_config)
+        layer.update_layer(adapter_name, peft_config, self._seeds(adapter_name))
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # a further adapter does not train before it is activated
         self._replace_module(parent, target_name, layer, target)
+
+    def _seeds(self, adapter_name: str) -> nn.Parameter | None:
+        """Seed embeddings of the layers adapted so far: all layers share one set."""
+        for module in self.model.modules():
+            if isinstance(module, ExcitorLayer) and adapter_name in module.excitor_generator:
+                return getattr(module.excitor_generator[adapter_name], "seeds", None)
+        return None
 
     def _check_merge_allowed(self) -> None:
         raise ExcitorError(NO_MERGE)

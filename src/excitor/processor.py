@@ -1,11 +1,12 @@
 """The processor: turns prompts and a layer's input into the gated term on its keys."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from .functional import excitor_query, reconstructed_key
+from .functional import Prompts, prompt_weights, reconstructed_key, split_heads
 
 
 class PromptProcessor(nn.Module):
@@ -16,30 +17,63 @@ class PromptProcessor(nn.Module):
         rank: r.
         num_heads: Key/value heads, G.
         head_dim: d.
-        gate_init_std: Standard deviation of the gates at the start; 0 for an exact identity.
+        num_gates: G for a gate per key head (the paper's), 1 for one per layer, 0 for none.
+        gate_init: Mean of the gates at the start.
+        gate_init_std: Their standard deviation at the start.
+        null_prompt: Adds a prompt with value zero and a learnable score per key head, so that a token can choose to
+            leave its key alone. Not in the paper.
+        temperature: Of the softmax over the prompts; 1 in the paper.
     """
 
-    def __init__(self, in_features: int, rank: int, num_heads: int, head_dim: int, gate_init_std: float) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        rank: int,
+        num_heads: int,
+        head_dim: int,
+        *,
+        num_gates: int,
+        gate_init: float,
+        gate_init_std: float,
+        null_prompt: bool = False,
+        temperature: float = 1.0,
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.temperature = temperature
         self.A = nn.Parameter(_fan_in_uniform(in_features, rank))
         self.B = nn.Parameter(_fan_in_uniform(rank, num_heads * head_dim))
-        self.gate = nn.Parameter(torch.empty(num_heads).normal_(0.0, gate_init_std))
+        self.gate = nn.Parameter(torch.empty(num_gates).normal_(gate_init, gate_init_std)) if num_gates else None
+        self.null_bias = nn.Parameter(torch.zeros(num_heads)) if null_prompt else None
 
-    def forward(self, x: Tensor, prompt_keys: Tensor, prompt_values: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
+        """Low-rank features of a layer's input in the adapter's dtype, ``z = x A``: ``(..., C)`` to ``(..., r)``."""
+        return x.to(self.A.dtype) @ self.A
+
+    def weights(self, features: Tensor, groups: Sequence[Prompts]) -> Tensor:
+        """Attention over the prompts, ``(..., G, K)``, the null prompt last."""
+        return prompt_weights(self._query(features), groups, self.null_bias, self.temperature)
+
+    def forward(self, features: Tensor, groups: Sequence[Prompts]) -> Tensor:
         """The term on the keys, ``g K_e``.
 
         Args:
-            x: Layer input, ``(..., C)``, any floating dtype.
-            prompt_keys: ``(K, G, d)``.
-            prompt_values: ``(K, G, d)``.
+            features: ``z``, ``(..., r)``.
+            groups: The prompts.
 
         Returns:
             ``(..., G * d)`` in the adapter's dtype.
         """
-        query = excitor_query(x.to(self.A.dtype), self.A, self.B, self.num_heads)
-        extra_key = reconstructed_key(query, prompt_keys, prompt_values)
-        return (self.gate[:, None] * extra_key).flatten(-2)
+        extra_key = reconstructed_key(self._query(features), groups, self.null_bias, self.temperature)
+        return (extra_key if self.gate is None else self.gate[:, None] * extra_key).flatten(-2)
+
+    def gates(self) -> Tensor:
+        """The gate of each key head, ``(G,)``."""
+        gate = self.A.new_ones(1) if self.gate is None else self.gate
+        return gate.expand(self.num_heads)
+
+    def _query(self, features: Tensor) -> Tensor:
+        return split_heads(features @ self.B, self.num_heads)
 
 
 def _fan_in_uniform(rows: int, columns: int) -> Tensor:
