@@ -95,11 +95,11 @@ def question_page(world: World, rng: random.Random) -> str:
 
 
 def page(world: World, rng: random.Random) -> str:
-    """A page to pre-train on: 30 % facts, 40 % skills, 30 % questions."""
+    """A page to pre-train on: 30 % facts, 38 % skills, 32 % questions."""
     kind = rng.random()
     if kind < 0.3:
         return fact_page(world, rng)
-    return skill_page(rng) if kind < 0.7 else question_page(world, rng)
+    return skill_page(rng) if kind < 0.68 else question_page(world, rng)
 
 
 def retain_pages(world: World, count: int, seed: int = 0) -> list[str]:
