@@ -37,7 +37,7 @@ def test_all_faults_are_reported_together():
         ({"epochs": float("nan")}, "--epochs must be greater than 0, got nan"),
         ({"weight_decay": float("inf")}, "--weight-decay must be at least 0, got inf"),
         ({"precision": "fp8"}, "--precision must be one of auto, fp32, bf16, fp16"),
-        ({"preset": "best"}, "--preset must be one of paper, got 'best'"),
+        ({"preset": "best"}, "--preset must be one of default, paper, got 'best'"),
         ({"logging_steps": 3}, "--save-steps .100. must be a multiple of --logging-steps .3."),
     ],
 )

@@ -217,3 +217,15 @@ def test_a_killed_process_resumes_to_the_same_losses(whole, arguments, console, 
     train(arguments(resume=True), console)
     assert metrics_of(tmp_path / "out") == metrics_of(whole)
     assert adapter_of(tmp_path / "out") == adapter_of(whole)
+
+
+def test_another_peft_method_trains_in_the_same_loop(arguments, console, tmp_path) -> None:
+    config, out = tmp_path / "lora.json", tmp_path / "lora"
+    config.write_text(json.dumps({"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "v_proj"]}))
+    report = train(arguments(adapter_config=str(config), out=str(out)), console)
+    assert report["parameters"]["trainable"] == 3 * 2 * (32 + 48 + 32 + 24)
+    assert json.loads((out / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    assert "A LORA adapter" in (out / "README.md").read_text()
+    assert (out / "curves.png").stat().st_size > 5000
+    model, _ = excitor.load_adapter(str(out))
+    assert model.active_peft_config.peft_type.value == "LORA"

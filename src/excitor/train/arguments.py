@@ -10,11 +10,26 @@ from excitor.errors import ExcitorError
 
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-PRESETS = ("paper",)
+PRESETS = ("default", "paper")
 SCHEDULERS = ("cosine", "linear", "constant_with_warmup")
 
 # Fields of ExcitorConfig that a run can set; one not given is left to the preset or to the method's own default.
-METHOD_FIELDS = ("r", "num_prompts", "top_layers", "gate_init_std", "prompt_init_std", "target_modules")
+METHOD_FIELDS = (
+    "r",
+    "num_prompts",
+    "num_local_prompts",
+    "top_layers",
+    "generator",
+    "separate_values",
+    "null_prompt",
+    "temperature",
+    "gate",
+    "gate_init",
+    "gate_init_std",
+    "prompt_init_std",
+    "identity_start",
+    "target_modules",
+)
 
 
 @dataclass
@@ -85,17 +100,41 @@ class TrainArguments:
         default=0, metadata={"help": "Seed of everything that is random; the same seed gives the same adapter."}
     )
 
+    adapter_config: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON file with another PEFT method, as in adapter_config.json, to train in place of Excitor."
+        },
+    )
     preset: str | None = field(
-        default=None, metadata={"help": "Settings of the adapter to start from: paper. Options given as well win."}
+        default=None,
+        metadata={
+            "help": f"Settings of the adapter to start from: {' or '.join(PRESETS)}. Options given as well win."
+        },
     )
     r: int | None = field(default=None, metadata={"help": "Rank of the excitor query."})
     num_prompts: int | None = field(default=None, metadata={"help": "Learnable prompts per layer."})
+    num_local_prompts: int | None = field(
+        default=None, metadata={"help": "Further prompts per layer that each token makes for itself."}
+    )
     top_layers: int | None = field(default=None, metadata={"help": "Adapt only the topmost N layers."})
+    generator: str | None = field(default=None, metadata={"help": "What makes the prompts: table or mlp."})
+    separate_values: bool | None = field(default=None, metadata={"help": "Give prompts values of their own."})
+    null_prompt: bool | None = field(
+        default=None, metadata={"help": "Let a token choose to leave its key alone, by a prompt without a value."}
+    )
+    temperature: float | None = field(default=None, metadata={"help": "Of the softmax over the prompts."})
+    gate: str | None = field(default=None, metadata={"help": "Gates: head (one per key head), layer or none."})
+    gate_init: float | None = field(default=None, metadata={"help": "Mean of the gates at the start."})
     gate_init_std: float | None = field(
-        default=None, metadata={"help": "Standard deviation of the gates at the start; 0 starts as the base."}
+        default=None, metadata={"help": "Standard deviation of the gates at the start."}
     )
     prompt_init_std: float | None = field(
         default=None, metadata={"help": "Standard deviation of the prompts at the start."}
+    )
+    identity_start: bool | None = field(
+        default=None,
+        metadata={"help": "Start exactly as the base whatever the gates are; needs gates that are not 0."},
     )
     target_modules: list[str] = field(
         default_factory=list, metadata={"help": "Names of the key projections, for an architecture not known yet."}
@@ -122,7 +161,10 @@ class TrainArguments:
     def method(self) -> dict[str, Any]:
         """The fields of ``ExcitorConfig`` that were given."""
         given = {name: getattr(self, name) for name in METHOD_FIELDS}
-        return {name: value for name, value in given.items() if value not in (None, [])}
+        given = {name: value for name, value in given.items() if value not in (None, [])}
+        if "identity_start" in given:
+            given["init_weights"] = "identity" if given.pop("identity_start") else True
+        return given
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name; ``TrainArguments(**arguments.to_dict())`` is the same run."""
@@ -155,6 +197,11 @@ class TrainArguments:
                 f"--save-steps ({self.save_steps}) must be a multiple of --logging-steps ({self.logging_steps}), "
                 "so that a resumed run logs the same losses."
             )
+        if self.adapter_config and (self.method() or self.preset):
+            given = ", ".join(
+                _flag(name) for name in (*METHOD_FIELDS, "preset") if getattr(self, name) not in (None, [])
+            )
+            yield f"--adapter-config replaces Excitor; leave out {given}, or leave out --adapter-config."
         if self.resume and self.overwrite:
             yield "--resume continues the run in --out and --overwrite replaces it: give one of the two."
         if self.out and Path(self.out).exists() and not Path(self.out).is_dir():

@@ -10,8 +10,11 @@ from excitor.train.arguments import TrainArguments
 from excitor.train.folder import CURVES_FILE, RUN_FILE
 
 
+_STRENGTH = " `excitor.set_strength(model, 0.5)` halves the effect, 0 gives the base back."
+
+
 def draw_curves(metrics: list[dict[str, Any]], path: Path) -> None:
-    """Draw the loss and the gates of every layer over the steps.
+    """Draw the loss, and the gates of every layer where there are some, over the steps.
 
     Args:
         metrics: Records as :class:`~excitor.train.callbacks.MetricsLog` writes them.
@@ -19,20 +22,22 @@ def draw_curves(metrics: list[dict[str, Any]], path: Path) -> None:
     """
     steps = [record["step"] for record in metrics]
     losses = [record["loss"] for record in metrics]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    loss_axes, gate_axes = figure.subplots(1, 2)
+    names = list(metrics[0]["gates"])
+    figure = Figure(figsize=(10 if names else 5, 4), layout="constrained")
+    loss_axes, *others = figure.subplots(1, 2 if names else 1, squeeze=False)[0]
     loss_axes.plot(steps, losses, linewidth=0.8, alpha=0.4, label="each step")
     loss_axes.plot(steps, _smooth(losses), linewidth=1.6, color="C0", label="running mean")
     loss_axes.set(xlabel="step", ylabel="training loss (nats per answer token)")
     loss_axes.legend()
-    for number, name in enumerate(metrics[0]["gates"]):
-        shade = f"{0.8 - 0.8 * number / max(1, len(metrics[0]['gates']) - 1):.2f}"
-        gate_axes.plot(steps, [record["gates"][name] for record in metrics], color=shade, linewidth=1)
-    gate_axes.set(xlabel="step", ylabel="mean |gate| of a layer (upper layers darker)")
+    for gate_axes in others:
+        for number, name in enumerate(names):
+            shade = f"{0.8 - 0.8 * number / max(1, len(names) - 1):.2f}"
+            gate_axes.plot(steps, [record["gates"][name] for record in metrics], color=shade, linewidth=1)
+        gate_axes.set(xlabel="step", ylabel="mean |gate| of a layer (upper layers darker)")
     figure.savefig(path, dpi=120)
 
 
-def model_card(arguments: TrainArguments, report: dict[str, Any]) -> str:
+def model_card(arguments: TrainArguments, report: dict[str, Any], method: str = "EXCITOR") -> str:
     """The README.md of an adapter: what it is, how to load it, what it learned and what it forgot."""
     base = str(arguments.model)
     header = ["library_name: peft", "tags:", "- excitor", "- peft"]
@@ -46,8 +51,8 @@ def model_card(arguments: TrainArguments, report: dict[str, Any]) -> str:
 
 # {name}
 
-An Excitor adapter ([arXiv 2404.00913](https://arxiv.org/abs/2404.00913)) for `{base}`: {parameters["trainable"]:,}
-parameters, {parameters["share"]:.2%} of the adapted model. It changes only where attention looks.
+{_introduction(method)} for `{base}`: {parameters["trainable"]:,} parameters,
+{parameters["share"]:.2%} of the adapted model.
 
 ## What it learned, what it forgot
 
@@ -67,7 +72,7 @@ import excitor  # makes the method known to PEFT; must come before loading
 model, tokenizer = excitor.load_adapter("{name}")
 ```
 
-or `excitor chat --adapter {name}`. `excitor.set_strength(model, 0.5)` halves the effect, 0 gives the base back.
+or `excitor chat --adapter {name}`.{_STRENGTH if method == "EXCITOR" else ""}
 
 ## Training
 
@@ -78,6 +83,13 @@ or `excitor chat --adapter {name}`. `excitor.set_strength(model, 0.5)` halves th
 excitor train --config {RUN_FILE} --out ANOTHER_FOLDER
 ```
 """
+
+
+def _introduction(method: str) -> str:
+    if method != "EXCITOR":
+        return f"A {method} adapter"
+    source = "[arXiv 2404.00913](https://arxiv.org/abs/2404.00913)"
+    return f"An Excitor adapter ({source}), which changes only where attention looks,"
 
 
 def training_summary(metrics: list[dict[str, Any]]) -> dict[str, Any]:

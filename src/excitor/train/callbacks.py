@@ -11,10 +11,11 @@ from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from excitor.errors import ExcitorError
-from excitor.layer import gates
+from excitor.layer import ExcitorLayer, gates
 
 
 _PEFT_PREFIX = "base_model.model."  # layers are written by their name in the base
@@ -25,7 +26,7 @@ class MetricsLog(TrainerCallback):
 
     A line holds ``step``, ``loss`` (mean over the steps since the last line, nats per supervised token),
     ``learning_rate``, ``grad_norm`` (before clipping), ``tokens`` (read so far, without padding),
-    ``tokens_per_second`` and ``gates`` (mean |gate| of each layer by its name).
+    ``tokens_per_second`` and ``gates`` (mean |gate| of each layer by its name; empty for other methods than Excitor).
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,10 +60,7 @@ class MetricsLog(TrainerCallback):
             "grad_norm": logs["grad_norm"],
             "tokens": state.num_input_tokens_seen,
             "tokens_per_second": (state.num_input_tokens_seen - self._tokens) / (now - self._time),
-            "gates": {
-                name.removeprefix(_PEFT_PREFIX): gate.abs().mean().item()
-                for name, gate in gates(kwargs["model"]).items()
-            },
+            "gates": _gate_sizes(kwargs["model"]),
         }
         self._tokens, self._time = state.num_input_tokens_seen, now
         self._file.write(json.dumps(self.last) + "\n")
@@ -72,6 +70,12 @@ class MetricsLog(TrainerCallback):
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+
+def _gate_sizes(model: nn.Module) -> dict[str, float]:
+    if not any(isinstance(module, ExcitorLayer) for module in model.modules()):
+        return {}
+    return {name.removeprefix(_PEFT_PREFIX): gate.abs().mean().item() for name, gate in gates(model).items()}
 
 
 class ProgressBar(TrainerCallback):

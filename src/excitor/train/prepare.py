@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import get_peft_model
+from peft import PeftConfig, get_peft_model
 from peft.utils.error import NoMatchingPeftModuleError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from excitor.config import ExcitorConfig
 from excitor.data import Encoded, encode_examples, load_examples, read_text
 from excitor.environment import describe_environment
 from excitor.errors import ExcitorError
 from excitor.train.arguments import TrainArguments
 from excitor.train.folder import check_folder, check_space
+from excitor.train.method import read_method, resolved_fields
 
 
 DEFAULT_MAX_LENGTH = 1024
@@ -32,7 +32,7 @@ class Job:
 
     arguments: TrainArguments
     """Resolved: max_length, precision, eval_rows and the method's numbers are what will be used."""
-    method: ExcitorConfig
+    method: PeftConfig
     tokenizer: PreTrainedTokenizerBase
     notes: str
     """What was read from where, a line per file."""
@@ -59,7 +59,7 @@ def prepare(arguments: TrainArguments) -> Job:
     model = str(arguments.model)
     config = _read_config(model)
     tokenizer = _read_tokenizer(model)
-    method = (ExcitorConfig.paper if arguments.preset == "paper" else ExcitorConfig)(**arguments.method())
+    method = read_method(arguments)
     trainable = _count_trainable(config, method)
     bytes_needed = _bytes_needed(trainable, arguments.keep_checkpoints)
     check_space(Path(str(arguments.out)), bytes_needed)
@@ -81,11 +81,7 @@ def prepare(arguments: TrainArguments) -> Job:
         max_length=max_length,
         precision=precision,
         eval_rows=len(held_out),
-        r=method.r,
-        num_prompts=method.num_prompts,
-        top_layers=method.top_layers,
-        gate_init_std=method.gate_init_std,
-        prompt_init_std=method.prompt_init_std,
+        **resolved_fields(method),
     )
     return Job(
         arguments=resolved,
@@ -119,7 +115,7 @@ def _read_tokenizer(model: str) -> PreTrainedTokenizerBase:
         raise ExcitorError(f"--model {model} has no usable tokenizer ({str(error).splitlines()[0]})") from error
 
 
-def _count_trainable(config: PretrainedConfig, method: ExcitorConfig) -> int:
+def _count_trainable(config: PretrainedConfig, method: PeftConfig) -> int:
     """Adapt the architecture without its weights: what does not fit is found before they are loaded."""
     try:
         with torch.device("meta"):

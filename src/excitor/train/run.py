@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from datasets import Dataset
-from peft import PeftModel
+from peft import PeftModel, PeftType
 from rich.console import Console
 
 from excitor.checkpoint import save_adapter
@@ -121,6 +121,6 @@ def _write_results(job: Job, model: PeftModel, report: dict[str, Any], folder: P
     records = read_metrics(folder / METRICS_FILE)
     report = report | {"training": training_summary(records), "environment": job.environment}
     draw_curves(records, folder / CURVES_FILE)
-    write_text(folder / CARD_FILE, model_card(job.arguments, report))
+    write_text(folder / CARD_FILE, model_card(job.arguments, report, PeftType(job.method.peft_type).value))
     write_text(folder / REPORT_FILE, json.dumps(report, indent=2) + "\n")
     return report

@@ -1,0 +1,61 @@
+"""The method that a run trains: Excitor, or any other of PEFT's."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+
+from excitor import model as _model  # noqa: F401  (registers the method)
+from excitor.config import ExcitorConfig
+from excitor.errors import ExcitorError
+from excitor.train.arguments import METHOD_FIELDS, TrainArguments
+
+
+def read_method(arguments: TrainArguments) -> PeftConfig:
+    """The configuration that the arguments ask for.
+
+    Raises:
+        ExcitorError: ``adapter_config`` names no file with the configuration of a PEFT method.
+    """
+    if arguments.adapter_config:
+        return _read_config(Path(arguments.adapter_config))
+    preset = ExcitorConfig.paper if arguments.preset == "paper" else ExcitorConfig
+    return preset(task_type="CAUSAL_LM", **arguments.method())
+
+
+def resolved_fields(method: PeftConfig) -> dict[str, Any]:
+    """What the arguments' own fields are for Excitor, defaults written out; nothing for another method."""
+    if not isinstance(method, ExcitorConfig):
+        return {}
+    names = set(METHOD_FIELDS) - {"identity_start", "target_modules"}
+    return {name: getattr(method, name) for name in names} | {"identity_start": method.init_weights == "identity"}
+
+
+def _read_config(path: Path) -> PeftConfig:
+    expected = 'a JSON object like {"peft_type": "LORA", "r": 8, "target_modules": ["q_proj", "v_proj"]}'
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ExcitorError(
+            f"--adapter-config {path} cannot be read: {error.strerror}. Expected {expected}."
+        ) from error
+    except ValueError as error:
+        raise ExcitorError(f"--adapter-config {path} is not JSON: {error}. Expected {expected}.") from error
+    if not isinstance(values, dict) or "peft_type" not in values:
+        raise ExcitorError(f"--adapter-config {path} names no peft_type. Expected {expected}.")
+    values.setdefault("task_type", "CAUSAL_LM")
+    try:
+        with warnings.catch_warnings():
+            # PEFT only warns of keys it does not know, and leaves them out
+            warnings.filterwarnings("error", message="Unexpected keyword arguments")
+            config = PeftConfig.from_peft_type(**values)
+    except KeyError as error:
+        raise ExcitorError(f"--adapter-config {path}: PEFT knows no method {values['peft_type']!r}.") from error
+    except (TypeError, ValueError, UserWarning) as error:
+        raise ExcitorError(f"--adapter-config {path}: {error}") from error
+    if not isinstance(config, PeftConfig) or config.task_type != "CAUSAL_LM":
+        raise ExcitorError(f"--adapter-config {path}: task_type is {config.task_type}, expected CAUSAL_LM.")
+    config.inference_mode = False  # as a finished adapter's file has it
+    return config
