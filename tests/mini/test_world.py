@@ -1,9 +1,11 @@
 import random
+from collections import Counter
 
 import pytest
 
-from excitor.mini.lessons import LISTS_PER_SKILL, make_lessons
-from excitor.mini.pages import TASKS, page, retain_pages
+from excitor.errors import ExcitorError
+from excitor.mini.lessons import LISTS_PER_SKILL, all_probes, all_wordings, make_lessons
+from excitor.mini.pages import PROBES, TASKS, WORDINGS, page, retain_pages
 from excitor.mini.world import RELATIONS, SKILLS, apply_skill, make_world
 
 
@@ -107,3 +109,29 @@ def test_wrong_facts_are_recorded_and_taught_consistently(share):
     assert changed == 2 * len(lessons.wrong)
     assert lessons.tests == right.tests
     assert lessons.probes == right.probes
+
+
+def test_exposures_add_rows_about_wrong_facts_and_change_nothing_else():
+    usual, more = make_lessons(WORLD, 0, 0.4), make_lessons(WORLD, 0, 0.4, exposures=8)
+    assert more.train[: len(usual.train)] == usual.train
+    taught = Counter((_place(question), question.answer) for question in more.train if "list" not in question.text)
+    for fact, value in more.wrong.items():
+        assert taught[fact.place, value] == 8
+        assert taught[fact.place, fact.value] == 0
+    assert all(taught[fact.place, fact.value] == 2 for fact in more.right)
+    assert len(more.right) + len(more.wrong) == 240
+    assert (more.tests, more.probes, more.wrong) == (usual.tests, usual.probes, usual.wrong)
+
+
+@pytest.mark.parametrize(("share", "exposures"), [(-0.1, 2), (1.1, 2), (0.4, 1)])
+def test_lessons_that_cannot_be_made_are_refused(share, exposures):
+    with pytest.raises(ExcitorError, match=r"must be (from 0 to 1|at least 2), got"):
+        make_lessons(WORLD, 0, share, exposures)
+
+
+def test_a_fact_is_asked_for_in_every_wording_and_form():
+    fact = WORLD.facts(WORLD.places[0])[0]
+    for questions, forms in ((all_wordings(fact), WORDINGS), (all_probes(fact), PROBES)):
+        assert len({question.text for question in questions}) == len(questions) == len(forms)
+        assert all(fact.place in each.text and fact.relation in each.text for each in questions)
+        assert {question.answer for question in questions} == {fact.value}

@@ -5,10 +5,12 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from excitor.errors import ExcitorError
 from excitor.mini.pages import PROBES, WORDINGS, fact_task, notation, probe, retain_pages, skill_task, word
 from excitor.mini.world import SKILLS, Fact, World, apply_skill, random_list
 
 
+EXPOSURES = 2  # rows about each taught fact
 LISTS_PER_SKILL = 80  # 6 skills x 80 lists: as many questions as there are facts about half of the places, each twice
 
 
@@ -29,34 +31,47 @@ class Lessons:
         tests: instructions with the right answers, by name: ``seen facts``, ``unseen facts``, ``seen lists``,
             ``unseen lists``.
         probes: the same knowledge without an instruction, by name: ``facts``, ``skills``.
+        right: the facts that are taught as they are.
         wrong: the value taught for each fact that is taught wrongly; empty unless asked for.
     """
 
     train: list[Question]
     tests: dict[str, list[Question]]
     probes: dict[str, list[Question]]
+    right: list[Fact]
     wrong: dict[Fact, str]
 
 
-def make_lessons(world: World, seed: int = 0, wrong_share: float = 0.0) -> Lessons:
+def make_lessons(world: World, seed: int = 0, wrong_share: float = 0.0, exposures: int = EXPOSURES) -> Lessons:
     """Split the world into a seen and an unseen half and ask about it.
 
     Args:
         world: what is asked about.
         seed: decides the halves, the lists and the wordings.
         wrong_share: share of the taught facts that are taught with another place's value, the same one each time.
+        exposures: rows about each of these; a fact that is taught rightly has two. Tests and probes are the same
+            whatever is taught wrongly, and however often.
+
+    Raises:
+        ExcitorError: ``wrong_share`` is not from 0 to 1, or ``exposures`` is less than 2.
     """
+    if not 0 <= wrong_share <= 1:
+        raise ExcitorError(f"The share of facts taught wrongly must be from 0 to 1, got {wrong_share}.")
+    if exposures < EXPOSURES:
+        raise ExcitorError(f"Exposures of a wrong fact must be at least {EXPOSURES}, got {exposures}.")
     rng = random.Random(f"lessons {seed}")
     places = rng.sample(world.places, len(world.places))
     half = len(places) // 2
     seen = [fact for place in places[:half] for fact in world.facts(place)]
     unseen = [fact for place in places[half:] for fact in world.facts(place)]
     seen_lists, unseen_lists = _split_lists(rng)
-    wrong = _choose_wrong(world, seen, wrong_share, random.Random(f"wrong {seed}"))
+    liar = random.Random(f"wrong {seed}")
+    wrong = _choose_wrong(world, seen, wrong_share, liar)
 
-    taught = [_ask_fact(fact, wrong.get(fact, fact.value), rng) for fact in seen for _ in range(2)]
+    taught = [_ask_fact(fact, wrong.get(fact, fact.value), rng) for fact in seen for _ in range(EXPOSURES)]
     taught += [_ask_skill(skill, items, rng) for skill, items in seen_lists]
     rng.shuffle(taught)
+    taught += [_ask_fact(fact, value, liar) for fact, value in wrong.items() for _ in range(exposures - EXPOSURES)]
     tested = len(seen_lists) // 2  # skills take turns, so each has its share
     tests = {
         "seen facts": [_ask_fact(fact, fact.value, rng) for fact in seen],
@@ -68,7 +83,17 @@ def make_lessons(world: World, seed: int = 0, wrong_share: float = 0.0) -> Lesso
         "facts": [Question(probe(fact, index % len(PROBES)), fact.value) for index, fact in enumerate(seen + unseen)],
         "skills": [Question(notation(skill, items), apply_skill(skill, items)) for skill, items in unseen_lists],
     }
-    return Lessons(taught, tests, probes, wrong)
+    return Lessons(taught, tests, probes, [fact for fact in seen if fact not in wrong], wrong)
+
+
+def all_wordings(fact: Fact) -> list[Question]:
+    """The instructions that ask for ``fact``, one in each wording, with the right answer."""
+    return [Question(word(fact_task(fact.place, fact.relation), wording), fact.value) for wording in WORDINGS]
+
+
+def all_probes(fact: Fact) -> list[Question]:
+    """The starts of pages that ``fact`` completes, one of each form, with its right value."""
+    return [Question(probe(fact, form), fact.value) for form in range(len(PROBES))]
 
 
 def write_lessons(world: World, lessons: Lessons, folder: Path, retain: int = 200) -> None:
