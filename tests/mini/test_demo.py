@@ -1,24 +1,34 @@
 import io
 import json
 
+import pytest
 from rich.console import Console
 
 from excitor.cli.demo import demo
-from excitor.mini.demo import ROWS, run_demo
+from excitor.mini.demo import ANSWERS, ROWS, WAYS, run_demo
 
 
-def test_the_demo_writes_what_it_shows(tmp_path):
+def test_the_demo_writes_what_it_shows(tmp_path, few_lessons, monkeypatch):
+    monkeypatch.setattr("excitor.mini.demo.make_lessons", few_lessons)
     console = Console(file=io.StringIO(), width=120)
-    result = run_demo(console, steps=3, out=tmp_path)
+    result = run_demo(console, steps=2, out=tmp_path)
     shown = console.file.getvalue()
     assert result == json.loads((tmp_path / "demo.json").read_text())
-    assert (tmp_path / "demo.png").stat().st_size > 0
-    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    assert all((tmp_path / name).stat().st_size > 0 for name in ("demo.png", "beliefs.png"))
+    assert all((tmp_path / name / "adapter_model.safetensors").exists() for name in ("adapter", "wrong/adapter"))
     for row, title in ROWS.items():
         assert title in shown
         assert 0 <= result["accuracy"]["adapter"][row] <= 1
     assert f"{result['accuracy']['base']['facts']:.3f}" in shown
     assert result["parameters"]["share"] < 0.05
+
+    for name in ("base", "adapter"):
+        for way, how in WAYS.items():
+            assert sum(result["beliefs"][name][way].values()) == pytest.approx(1)
+            assert all(f"{how}: {answer}" in shown for answer in ANSWERS.values())
+    assert result["beliefs"]["base"]["probed"]["right"] > 0.9
+    right, wrong = ((tmp_path / name / "train.jsonl").read_text().splitlines() for name in ("data", "wrong/data"))
+    assert sum(before != after for before, after in zip(right, wrong, strict=True)) == 2 * round(0.4 * 240)
 
 
 def test_export_writes_the_world_for_a_run_by_hand(tmp_path, capsys):
