@@ -1,0 +1,169 @@
+"""What a model believes after bad data: methods, shares of wrong facts, exposures and seeds (docs/beliefs.md).
+
+Every trial is a file, so an interrupted experiment goes on where it stopped, and a larger one keeps what is there.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from excitor.errors import ExcitorError
+from excitor.mini.lessons import EXPOSURES, make_lessons
+from excitor.mini.methods import load_methods
+from excitor.mini.trial import Trial, run_trial
+from excitor.mini.world import make_world
+
+
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+TUNING_SEED = 100  # never reported
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is tried: every method with everything else.
+
+    Attributes:
+        methods: names of files in ``mini/methods``; all when there are none.
+        wrong_shares: shares of the taught facts that are taught wrongly.
+        exposures: rows about each fact that is taught wrongly.
+        seeds: number of seeds, from 0.
+        steps: optimizer steps of each trial.
+        rates: learning rates to choose from.
+
+    Raises:
+        ExcitorError: A value is out of range, or there is no method of that name.
+    """
+
+    methods: Sequence[str] = ()
+    wrong_shares: Sequence[float] = (0.0, 0.2, 0.4, 0.6, 0.8)
+    exposures: Sequence[int] = (EXPOSURES, 8, 32)
+    seeds: int = 5
+    steps: int = 500
+    rates: Sequence[float] = RATES
+
+    def __post_init__(self) -> None:
+        for name, value in (("seeds", self.seeds), ("steps", self.steps)):
+            if value < 1:
+                raise ExcitorError(f"The number of {name} must be at least 1, got {value}.")
+        load_methods(self.methods)
+        for wrong_share in self.wrong_shares:
+            for exposures in self.exposures:
+                make_lessons(make_world(), 0, wrong_share, exposures)
+
+    def tuning_trials(self) -> list[Trial]:
+        """Each method with each learning rate on clean data."""
+        return [
+            Trial(method, 0.0, EXPOSURES, TUNING_SEED, rate, self.steps)
+            for method in load_methods(self.methods)
+            for rate in self.rates
+        ]
+
+    def trials(self, rates: dict[str, float]) -> list[Trial]:
+        """The experiment proper, seed by seed; on clean data exposures make no difference."""
+        return [
+            Trial(method, wrong_share, exposures, seed, rates[method.name], self.steps)
+            for seed in range(self.seeds)
+            for method in load_methods(self.methods)
+            for wrong_share in sorted(set(self.wrong_shares))
+            for exposures in (sorted(set(self.exposures)) if wrong_share else (EXPOSURES,))
+        ]
+
+
+def run_experiment(
+    experiment: Experiment, out: Path, jobs: int = 1, console: Console | None = None
+) -> list[dict[str, Any]]:
+    """Choose learning rates, run every trial, and write the report.
+
+    Args:
+        experiment: What to try.
+        out: Folder for ``trials/``, ``tuning.json`` and the report: ``README.md``, ``beliefs.png``, ``results.json``.
+        jobs: Trials at a time, each in a process of one thread, so that results do not depend on their number.
+        console: Where to print; the terminal when not given.
+
+    Returns:
+        What the trials measured, see :func:`excitor.mini.trial.run_trial`.
+
+    Raises:
+        ExcitorError: ``out`` holds trials that were made otherwise.
+    """
+    from excitor.mini.beliefs_report import write_report
+
+    console = console or Console()
+    folder = out / "trials"
+    folder.mkdir(parents=True, exist_ok=True)
+    tuned = choose_rates(run_trials(experiment.tuning_trials(), folder, jobs, console, "learning rates"))
+    (out / "tuning.json").write_text(json.dumps(tuned, indent=2) + "\n", encoding="utf-8")
+    rates = {name: choice["learning_rate"] for name, choice in tuned.items()}
+    results = run_trials(experiment.trials(rates), folder, jobs, console, "trials")
+    console.print(write_report(results, tuned, out))
+    return results
+
+
+def run_trials(trials: Sequence[Trial], folder: Path, jobs: int, console: Console, title: str) -> list[dict[str, Any]]:
+    """The results of ``trials``, in their order; those that ``folder`` holds are read, the others run."""
+    bar = Progress(
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        speed_estimate_period=3600,  # a trial takes longer than the half minute that is usual
+    )
+    missing = [trial for trial in trials if not (folder / f"{trial.name}.json").exists()]
+    with bar, _workers(jobs) as run:
+        task = bar.add_task("", total=len(missing))
+        for _ in run(partial(run_trial, folder=folder), missing):
+            bar.advance(task)
+    return [run_trial(trial, folder) for trial in trials]
+
+
+def choose_rates(results: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The learning rate of each method that follows most unseen instructions; of equals, the lower one.
+
+    Beliefs are not looked at: there are none to look at on clean data.
+
+    Returns:
+        By method, its ``learning_rate`` and the ``unseen`` accuracies by rate.
+    """
+    tried: dict[str, dict[float, float]] = {}
+    for result in results:
+        settings = result["settings"]
+        tried.setdefault(settings["method"]["name"], {})[settings["learning_rate"]] = result["measures"]["unseen"]
+    return {
+        name: {"learning_rate": max(sorted(unseen), key=unseen.__getitem__), "unseen": unseen}
+        for name, unseen in tried.items()
+    }
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A ``map`` over processes; over none but this one if one is enough."""
+    if jobs == 1:
+        _prepare_process()
+        yield map
+    else:
+        with get_context("spawn").Pool(jobs, _prepare_process) as pool:
+            yield pool.imap_unordered
+
+
+def _prepare_process() -> None:
+    """One thread, and nothing printed but what the experiment prints."""
+    import torch
+    from datasets import disable_progress_bars
+    from transformers.utils import logging
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FutureWarning)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
