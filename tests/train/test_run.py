@@ -222,7 +222,7 @@ def test_a_killed_process_resumes_to_the_same_losses(whole, arguments, console, 
 def test_another_peft_method_trains_in_the_same_loop(arguments, console, tmp_path) -> None:
     config, out = tmp_path / "lora.json", tmp_path / "lora"
     config.write_text(json.dumps({"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "v_proj"]}))
-    report = train(arguments(adapter_config=str(config), out=str(out)), console)
+    report = train(arguments(adapter_config=str(config), out=str(out), r=None, num_prompts=None), console)
     assert report["parameters"]["trainable"] == 3 * 2 * (32 + 48 + 32 + 24)
     assert json.loads((out / "adapter_config.json").read_text())["peft_type"] == "LORA"
     assert "A LORA adapter" in (out / "README.md").read_text()
