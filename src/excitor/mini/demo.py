@@ -24,10 +24,17 @@ from excitor.train.arguments import TrainArguments
 from excitor.train.run import train
 
 
-STEPS = 2000
+STEPS = 500
 BATCH_SIZE = 16
-LEARNING_RATE = 1.5e-2
-PROMPT_INIT_STD = 0.3  # learns and keeps more than 1 on this base, docs/world.md
+LEARNING_RATE = 3e-3
+# What learned most and kept most of all that was tried, docs/cold-start.md.
+METHOD: dict[str, Any] = {
+    "num_local_prompts": 2,
+    "separate_values": True,
+    "gate_init": 1.0,
+    "prompt_init_std": 0.3,
+    "identity_start": True,
+}
 RETAIN_PAGES = 200
 WRONG_SHARE = 0.4  # of the taught facts, in the second training
 
@@ -192,8 +199,8 @@ def _train(lessons: Lessons, seed: int, steps: int, out: Path, console: Console)
             save_steps=steps,
             batch_size=BATCH_SIZE,
             learning_rate=LEARNING_RATE,
-            prompt_init_std=PROMPT_INIT_STD,
             seed=seed,
+            **METHOD,
         ),
         console,
     )
