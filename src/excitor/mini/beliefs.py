@@ -154,6 +154,8 @@ def _workers(jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
     else:
         with get_context("spawn").Pool(jobs, _prepare_process) as pool:
             yield pool.imap_unordered
+            pool.close()  # let them end by themselves; an interruption ends them at once
+            pool.join()
 
 
 def _prepare_process() -> None:
