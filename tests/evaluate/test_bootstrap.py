@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from excitor.evaluate.bootstrap import estimate, interval
+from excitor.evaluate.bootstrap import estimate, interval, resample
 
 
 values = st.lists(st.floats(-100, 100), min_size=2, max_size=20)
@@ -38,11 +38,16 @@ def test_weighted_interval_covers_the_true_ratio():
     assert covered / 200 == pytest.approx(0.95, abs=0.05)
 
 
-def test_chunks_of_draws_change_nothing_but_memory(monkeypatch):
-    numbers = np.random.default_rng(1).normal(size=50)
-    whole = interval(numbers, resamples=200)
-    monkeypatch.setattr("excitor.evaluate.bootstrap.CHUNK_DRAWS", 50 * 7)
-    assert interval(numbers, resamples=200) == whole
+def test_resampled_sums_are_those_of_drawn_items():
+    """Whole numbers of times, as many draws as items, the same draws for every column; groups keep their size."""
+    ones, places = np.ones(6), np.arange(6)
+    sums = resample(np.stack([ones, places, 10 * places], axis=1), resamples=300)
+    assert sums.shape == (300, 3)
+    assert (sums[:, 0] == 6).all()
+    assert np.array_equal(sums[:, 2], 10 * sums[:, 1])
+    assert sums[:, 1].mean() == pytest.approx(15, abs=1)
+    first = np.array([1, 1, 0, 0, 0, 0])
+    assert (resample(first[:, None], list("aabbbb")) == 2).all()
 
 
 def test_estimate_is_the_mean_over_weights():

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from excitor.errors import ExcitorError
 from excitor.evaluate.captions import java
-from excitor.evaluate.captions.bleu import Bleu
+from excitor.evaluate.captions.bleu import bleu, bleu_counts
 from excitor.evaluate.captions.cider import Cider
 from excitor.evaluate.captions.files import read_pair
 from excitor.evaluate.captions.rouge import longest_common_subsequence, rouge_l
@@ -87,33 +88,28 @@ def test_rouge_takes_precision_and_recall_from_their_best_references():
 
 def test_bleu_of_the_example_in_its_paper():
     """Section 2.1, example 2: "the" seven times has modified unigram precision 2/7."""
-    bleu = Bleu()
-    bleu.add(["the"] * 7, [tokenize("the cat is on the mat"), tokenize("there is a cat")])
-    assert (bleu.correct, bleu.total) == ([2, 0, 0, 0], [7, 6, 5, 4])
-    assert (bleu.candidate_length, bleu.reference_length) == (7, 6)
-    assert bleu.scores() == [pytest.approx(2 / 7), 0, 0, 0]
+    counts = bleu_counts(["the"] * 7, [tokenize("the cat is on the mat"), tokenize("there is a cat")])
+    assert counts == [7, 6, *(7, 6, 5, 4), *(2, 0, 0, 0)]
+    assert bleu(np.array(counts)) == pytest.approx([2 / 7, 0, 0, 0])
 
 
 def test_bleu_is_shortened_with_the_nearest_reference():
-    bleu = Bleu()
-    bleu.add("ab", ["abc", "a", "abcde"])
-    assert bleu.reference_length == 1  # equally near: the shorter one
-    bleu.add("ab", ["abcd"])
-    assert bleu.scores()[1] == pytest.approx(math.exp(1 - 5 / 4))
+    first, second = bleu_counts("ab", ["abc", "a", "abcde"]), bleu_counts("ab", ["abcd"])
+    assert first[1] == 1  # equally near: the shorter one
+    assert bleu(np.array(first) + np.array(second))[1] == pytest.approx(math.exp(1 - 5 / 4))
 
 
 @given(st.lists(captions, min_size=2, max_size=6))
 def test_a_caption_that_repeats_its_only_reference_is_perfect(texts):
-    bleu = Bleu()
     cider = Cider([[text] for text in texts])
+    counts = sum(np.array(bleu_counts(text, [text])) for text in texts)
     for text in texts:
-        bleu.add(text, [text])
         assert rouge_l(text, [text]) == pytest.approx(1)
         score = cider.score(text, [text])
         # an order counts if it has an n-gram that not every image has
         orders = sum(any(vector.values()) for vector in cider._vectors(text))
         assert score == pytest.approx(10 * orders / 4)
-    assert bleu.scores() == [pytest.approx(1.0 if total else 0.0) for total in bleu.total]
+    assert bleu(counts) == pytest.approx([1.0 if total else 0.0 for total in counts[2:6]])
 
 
 def test_cider_by_hand():
@@ -124,6 +120,21 @@ def test_cider_by_hand():
     # candidate "dog dog": its count of 2 is clipped to the 1 of the reference
     unigrams = dog * dog / (2 * dog * math.hypot(dog, rare)) + dog * dog / (2 * dog * dog) * math.exp(-1 / (2 * 36))
     assert cider.score(["dog", "dog"], references[0]) == pytest.approx(10 * unigrams / (4 * 2))
+
+
+def test_intervals_resample_images_and_keep_the_document_frequencies():
+    """Half of the captions are right: the means of their scores are known, and BLEU-1 is the share of right words."""
+    words = [f"{a}{b}" for a in "abcdefghij" for b in "abcdefghij"]
+    references = {str(n): [[word, "x"]] for n, word in enumerate(words)}
+    candidates = {image: truth if int(image) % 2 else ["no", "no"] for image, [truth] in references.items()}
+    report = score_captions(candidates, references)
+    assert report == score_captions(candidates, references)
+    assert report["intervals"].keys() == report["scores"].keys()
+    half = 1.96 * 0.5 / math.sqrt(100)
+    for name, best in (("Bleu_1", 1), ("ROUGE_L", 1), ("CIDEr", 5)):
+        assert report["scores"][name] == pytest.approx(best / 2)
+        assert report["intervals"][name] == pytest.approx((best * (0.5 - half), best * (0.5 + half)), rel=0.1)
+    assert score_captions({"0": ["a"]}, {"0": [["a"]]})["intervals"] == {}
 
 
 needs_coco = pytest.mark.skipif(not COCO.exists(), reason="needs ../shared/data/coco")
@@ -143,6 +154,9 @@ def test_published_scores_of_coco():
     # pycocoevalcap 1.2 with its Java tokenizer
     official = [0.5793995754573, 0.4043912974102, 0.2785363856619, 0.1908290437675, 0.3962526935757, 0.5997905185184]
     assert list(report["scores"].values()) == pytest.approx(official, abs=1e-12)
+    for name, (low, high) in report["intervals"].items():
+        assert 0 < high - low < 0.1
+        assert low < report["scores"][name] < high
 
 
 def write(path, value):

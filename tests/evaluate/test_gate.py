@@ -4,7 +4,7 @@ import pytest
 
 from excitor.evaluate.bars import BARS
 from excitor.evaluate.gate import in_words, judge
-from excitor.evaluate.task import Metric
+from excitor.evaluate.metric import Metric
 
 
 def verdict(bar: str, limit: float, low: float, high: float) -> dict:

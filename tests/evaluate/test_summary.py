@@ -2,9 +2,9 @@ import io
 
 from rich.console import Console
 
+from excitor.evaluate.metric import Metric
 from excitor.evaluate.plots import draw, draw_domains, draw_topics
 from excitor.evaluate.summary import Page, summary_table, update_card
-from excitor.evaluate.task import Metric
 
 
 def document(domain: str, loss: float) -> dict:

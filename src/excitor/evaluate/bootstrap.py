@@ -4,25 +4,53 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import ArrayLike
 
-from excitor.evaluate.task import Metric
+from excitor.evaluate.metric import Metric
 
 
 COVERAGE = 0.95
-# Resampled items held at a time: 32 MiB of indices.
-CHUNK_DRAWS = 2**22
+RESAMPLES = 2000
 
-Values = Tensor | np.ndarray | Sequence[float]
+
+def resample(
+    columns: np.ndarray, groups: Sequence[str] | None = None, *, seed: int = 0, resamples: int = RESAMPLES
+) -> np.ndarray:
+    """Column sums over items that are drawn anew, with replacement: the bootstrap of any function of such sums.
+
+    Args:
+        columns: What each item adds to each sum, ``[n, c]``.
+        groups: Of each item, ``[n]``; items are drawn within their group.
+        seed: Of the draws: equal columns give equal sums.
+        resamples: Number of bootstrap samples.
+
+    Returns:
+        fp64 ``[resamples, c]``.
+    """
+    group = np.zeros(len(columns), dtype=int) if groups is None else np.unique(groups, return_inverse=True)[1]
+    generator = np.random.default_rng(seed)
+    sums = np.zeros((resamples, columns.shape[1]))
+    for number in range(group.max() + 1):
+        part = np.asarray(columns[group == number], dtype=np.float64)
+        for row in sums:
+            times_drawn = np.bincount(generator.integers(len(part), size=len(part)), minlength=len(part))
+            row += times_drawn @ part
+    return sums
+
+
+def percentiles(statistics: np.ndarray) -> tuple[float, float]:
+    """The bounds between which the middle 95 % of a statistic's bootstrap samples lie."""
+    low, high = np.quantile(statistics, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    return float(low), float(high)
 
 
 def interval(
-    values: Values,
-    weights: Values | None = None,
+    values: ArrayLike,
+    weights: ArrayLike | None = None,
     groups: Sequence[str] | None = None,
     *,
     seed: int = 0,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval (95 %) of the weighted mean of independent items.
 
@@ -45,32 +73,21 @@ def interval(
     if not data.size:
         raise ValueError("An interval needs at least one value.")
     weight = np.ones_like(data) if weights is None else np.asarray(weights, dtype=np.float64)
-    group = np.zeros(data.size, dtype=int) if groups is None else np.unique(groups, return_inverse=True)[1]
-    members = [np.flatnonzero(group == number) for number in range(group.max() + 1)]
-    if max(map(len, members)) == 1:
+    if len(data) == (1 if groups is None else len(set(groups))):
         return -math.inf, math.inf
-    generator = np.random.default_rng(seed)
-    sums = np.zeros((2, resamples))  # of weighted values, of weights
-    for part in members:
-        rows = max(1, CHUNK_DRAWS // part.size)
-        for start in range(0, resamples, rows):
-            count = min(rows, resamples - start)
-            drawn = part[generator.integers(part.size, size=(count, part.size))]
-            sums[0, start : start + count] += (data * weight)[drawn].sum(axis=1)
-            sums[1, start : start + count] += weight[drawn].sum(axis=1)
-    low, high = np.quantile(sums[0] / sums[1], [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return float(low), float(high)
+    sums = resample(np.stack([data * weight, weight], axis=1), groups, seed=seed, resamples=resamples)
+    return percentiles(sums[:, 0] / sums[:, 1])
 
 
 def estimate(
-    values: Values,
-    weights: Values | None = None,
+    values: ArrayLike,
+    weights: ArrayLike | None = None,
     groups: Sequence[str] | None = None,
     *,
     higher_is_better: bool,
     unit: str = "",
     seed: int = 0,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
 ) -> Metric:
     """The weighted mean of items as a metric, with its :func:`interval`."""
     low, high = interval(values, weights, groups, seed=seed, resamples=resamples)

@@ -8,10 +8,11 @@ from transformers import PreTrainedTokenizerBase
 
 from excitor.data import read_text
 from excitor.evaluate.losses import NATS, by_domain, domain_table, loss_change, mean_over_tokens, measure_losses
+from excitor.evaluate.metric import Metric
 from excitor.evaluate.names import short_names
 from excitor.evaluate.parallel import from_main
 from excitor.evaluate.sampling import sample_from_base
-from excitor.evaluate.task import Item, Metric, Subject
+from excitor.evaluate.task import Item, Subject
 
 
 SAMPLED = "sampled from the base"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal, TypedDict
 
 from excitor.evaluate.bars import BARS, Bar
-from excitor.evaluate.task import Metric
+from excitor.evaluate.metric import Metric
 
 
 Outcome = Literal["cleared", "missed", "not shown"]

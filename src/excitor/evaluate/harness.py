@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from excitor.errors import ExcitorError
 from excitor.evaluate.markdown import markdown_table, show
-from excitor.evaluate.task import Item, Metric, Subject
+from excitor.evaluate.metric import Metric
+from excitor.evaluate.task import Item, Subject
 
 
 if TYPE_CHECKING:

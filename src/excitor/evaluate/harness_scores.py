@@ -11,7 +11,8 @@ from lm_eval.api.metrics import mean
 from lm_eval.api.task import Task
 
 from excitor.evaluate.bootstrap import COVERAGE, estimate
-from excitor.evaluate.task import Item, Metric
+from excitor.evaluate.metric import Metric
+from excitor.evaluate.task import Item
 
 
 RESAMPLES = 200

@@ -16,9 +16,10 @@ from excitor.errors import ExcitorError
 from excitor.evaluate.bootstrap import estimate
 from excitor.evaluate.generation import answer_all
 from excitor.evaluate.markdown import markdown_table
+from excitor.evaluate.metric import Metric
 from excitor.evaluate.names import short_names
 from excitor.evaluate.side_by_side import html_page, markdown_page
-from excitor.evaluate.task import Item, Metric, Subject
+from excitor.evaluate.task import Item, Subject
 
 
 SCORES = {"exact_match": "exact match", "f1": "token F1"}

@@ -7,8 +7,9 @@ from transformers import PreTrainedTokenizerBase
 
 from excitor.data import Encoded, encode_examples, load_examples
 from excitor.evaluate.losses import NATS, domain_table, loss_change, mean_over_tokens, measure_losses
+from excitor.evaluate.metric import Metric
 from excitor.evaluate.names import short_names
-from excitor.evaluate.task import Item, Metric, Subject
+from excitor.evaluate.task import Item, Subject
 
 
 class Learned:

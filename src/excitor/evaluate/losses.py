@@ -8,8 +8,9 @@ from rich.progress import Progress
 from excitor.evaluate.bootstrap import estimate
 from excitor.evaluate.likelihood import compare
 from excitor.evaluate.markdown import markdown_table, show
+from excitor.evaluate.metric import Metric
 from excitor.evaluate.parallel import gather, share
-from excitor.evaluate.task import Item, Metric, Subject
+from excitor.evaluate.task import Item, Subject
 
 
 NATS = "nats/token"

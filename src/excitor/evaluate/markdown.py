@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from excitor.evaluate.task import Metric
+from excitor.evaluate.metric import Metric
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from excitor.evaluate.gate import Verdict
-from excitor.evaluate.task import Metric
+from excitor.evaluate.metric import Metric
 
 
 SCHEMA = 1

@@ -14,9 +14,10 @@ from excitor.errors import ExcitorError
 from excitor.evaluate.bootstrap import estimate
 from excitor.evaluate.generation import answer_all
 from excitor.evaluate.markdown import markdown_table
+from excitor.evaluate.metric import Metric
 from excitor.evaluate.scienceqa import COLUMNS, Format, Problem, build_prompt, build_target, extract_answer, score
 from excitor.evaluate.scienceqa_files import read_problems, select_split
-from excitor.evaluate.task import Item, Metric, Subject
+from excitor.evaluate.task import Item, Subject
 
 
 # Where the answer stands first, what follows it cannot change the score.

@@ -11,6 +11,8 @@ from rich.progress import Progress
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from excitor.evaluate.metric import Metric
+
 
 Item = dict[str, Any]
 """What is known of one question or document; JSON can hold it. Its ``id`` (str) is unique within a task."""
@@ -48,17 +50,6 @@ class Subject:
         if self.model.active_adapter != self.adapter:
             self.model.set_adapter(self.adapter, inference_mode=True)
         return nullcontext()
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number with its 95 % bootstrap interval over items."""
-
-    value: float
-    low: float
-    high: float
-    higher_is_better: bool
-    unit: str = ""
 
 
 class Task(Protocol):

@@ -1,17 +1,22 @@
 """All scores of a set of captions, as one report."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import TypedDict
 
+import numpy as np
 from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from excitor.evaluate.captions.bleu import Bleu
+from excitor.evaluate.bootstrap import percentiles, resample
+from excitor.evaluate.captions.bleu import bleu, bleu_counts
 from excitor.evaluate.captions.cider import Cider
 from excitor.evaluate.captions.java import JAVA_METRICS, score_with_java
+from excitor.evaluate.captions.ngrams import ORDERS
 from excitor.evaluate.captions.rouge import rouge_l
+
+
+NAMES = (*(f"Bleu_{n}" for n in range(1, ORDERS + 1)), "ROUGE_L", "CIDEr")
 
 
 class BleuCounts(TypedDict):
@@ -29,6 +34,7 @@ class CaptionReport(TypedDict):
     images: int
     references: int
     scores: dict[str, float]  # by the names of coco-caption; only those that were computed
+    intervals: dict[str, tuple[float, float]]  # 95 % bootstrap over images; none of one image, METEOR and SPICE
     not_run: dict[str, str]  # the reason, by the same names
     bleu_counts: BleuCounts
     per_image: dict[str, dict[str, float]]  # ROUGE_L and CIDEr; their means are the scores
@@ -42,19 +48,27 @@ def score_captions(
     Args:
         candidates: The words of each image's caption, from :func:`~excitor.evaluate.captions.tokenizer.tokenize`; at
             least one word each.
-        references: The words of the references of the same images. CIDEr's document frequencies are taken from them.
+        references: The words of the references of the same images. CIDEr's document frequencies are taken from them,
+            and are those of all images in every bootstrap sample.
         java: Whether to run METEOR and SPICE too, which need the package pycocoevalcap and Java.
     """
     images = list(candidates)
-    bleu, cider = Bleu(), Cider([references[image] for image in images])
-    per_image = {}
-    for image in images:
-        candidate, of_image = candidates[image], references[image]
-        bleu.add(candidate, of_image)
-        per_image[image] = {"ROUGE_L": rouge_l(candidate, of_image), "CIDEr": cider.score(candidate, of_image)}
-
-    scores = {f"Bleu_{n}": score for n, score in enumerate(bleu.scores(), 1)}
-    scores |= {name: fmean(each[name] for each in per_image.values()) for name in ("ROUGE_L", "CIDEr")}
+    cider = Cider([references[image] for image in images])
+    columns = np.array(
+        [
+            [
+                1,
+                *bleu_counts(candidates[image], references[image]),
+                rouge_l(candidates[image], references[image]),
+                cider.score(candidates[image], references[image]),
+            ]
+            for image in images
+        ]
+    )
+    sums = columns.sum(axis=0)
+    scores = dict(zip(NAMES, _scores(sums).tolist(), strict=True))
+    drawn = _scores(resample(columns)) if len(images) > 1 else np.empty((0, 0))
+    intervals = {name: percentiles(own) for name, own in zip(NAMES, drawn.T, strict=False)}
     not_run = dict.fromkeys(JAVA_METRICS, "ask for it with --java; it needs Java and takes minutes")
     if java:
         with_java, not_run = score_with_java(candidates, references)
@@ -63,14 +77,17 @@ def score_captions(
         "images": len(images),
         "references": sum(len(references[image]) for image in images),
         "scores": scores,
+        "intervals": intervals,
         "not_run": not_run,
         "bleu_counts": {
-            "testlen": bleu.candidate_length,
-            "reflen": bleu.reference_length,
-            "guess": bleu.total,
-            "correct": bleu.correct,
+            "testlen": int(sums[1]),
+            "reflen": int(sums[2]),
+            "guess": sums[3 : 3 + ORDERS].astype(int).tolist(),
+            "correct": sums[3 + ORDERS : 3 + 2 * ORDERS].astype(int).tolist(),
         },
-        "per_image": per_image,
+        "per_image": {
+            image: {"ROUGE_L": own[-2], "CIDEr": own[-1]} for image, own in zip(images, columns.tolist(), strict=True)
+        },
     }
 
 
@@ -79,6 +96,7 @@ def table(report: CaptionReport) -> Table:
     title = f"{report['images']:,} captions, {report['references']:,} references"
     view = Table("metric", title=title, title_justify="left", box=SIMPLE)
     view.add_column("score", justify="right")
+    view.add_column("95 % interval", justify="right")
     view.add_column("")
     counts = report["bleu_counts"]
     notes = {
@@ -86,7 +104,14 @@ def table(report: CaptionReport) -> Table:
         for n, (correct, guess) in enumerate(zip(counts["correct"], counts["guess"], strict=True), 1)
     }
     for name, score in report["scores"].items():
-        view.add_row(name, f"{score:.4f}", notes.get(name))
+        bounds = report["intervals"].get(name)
+        view.add_row(name, f"{score:.4f}", f"{bounds[0]:.4f} to {bounds[1]:.4f}" if bounds else "", notes.get(name))
     for name, reason in report["not_run"].items():
-        view.add_row(name, "not run", Text(reason))
+        view.add_row(name, "not run", "", Text(reason))
     return view
+
+
+def _scores(sums: np.ndarray) -> np.ndarray:
+    """The scores by NAMES, ``[..., 6]``, of sums over images: their number, what BLEU needs, ROUGE-L, CIDEr."""
+    images = sums[..., :1]
+    return np.concatenate([bleu(sums[..., 1:-2]), sums[..., -2:] / images], axis=-1)

@@ -11,12 +11,13 @@ from transformers import PreTrainedTokenizerBase
 
 from excitor.errors import ExcitorError
 from excitor.evaluate.bootstrap import estimate
+from excitor.evaluate.metric import Metric
 from excitor.evaluate.mmlu.prompts import Prompt, encode_letters, encode_topic
 from excitor.evaluate.mmlu.questions import LETTERS, Topic, read_topics
 from excitor.evaluate.mmlu.scoring import score_letters
 from excitor.evaluate.mmlu.tables import report
 from excitor.evaluate.parallel import gather, share
-from excitor.evaluate.task import Item, Metric, Subject
+from excitor.evaluate.task import Item, Subject
 
 
 class Mmlu:
