@@ -8,7 +8,14 @@ from excitor.mini import BASE_DIR
 from excitor.mini.methods import load_methods
 
 
-PARAMETERS = {"excitor": 66_072, "excitor-paper": 29_976, "full": 884_736, "lora-k": 9_216, "lora-qv": 21_504}
+PARAMETERS = {
+    "excitor": 29_976,
+    "excitor-local": 66_072,
+    "excitor-paper": 29_976,
+    "full": 884_736,
+    "lora-k": 9_216,
+    "lora-qv": 21_504,
+}
 
 
 def test_every_method_fits_the_base():
