@@ -56,4 +56,5 @@ def console() -> Console:
 def metrics_of(folder) -> list[dict]:
     """What must repeat: everything logged but the speed."""
     records = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key != "tokens_per_second"} for record in records]
+    times = ("tokens_per_second", "preservation_seconds")
+    return [{key: value for key, value in record.items() if key not in times} for record in records]

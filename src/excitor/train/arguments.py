@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from excitor.errors import ExcitorError
+from excitor.preservation.weights import LEVELS, Weights, split_weight
 
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 PRESETS = ("default", "paper")
 SCHEDULERS = ("cosine", "linear", "constant_with_warmup")
+REPLAY_FIELDS = ("replay", "replay_documents", "replay_length", "replay_batch_size", "replay_every")
 
 # Fields of ExcitorConfig that a run can set; one not given is left to the preset or to the method's own default.
 METHOD_FIELDS = (
@@ -140,6 +142,42 @@ class TrainArguments:
         default_factory=list, metadata={"help": "Names of the key projections, for an architecture not known yet."}
     )
 
+    keep: str = field(
+        default="off",
+        metadata={"help": f"How strongly to hold on to the base: {', '.join(LEVELS)}; weights given as well win."},
+    )
+    max_forgetting: float | None = field(
+        default=None,
+        metadata={"help": "Forgetting to accept, nats per token: the weight of the KL adapts to end below it."},
+    )
+    kl_weight: float | None = field(
+        default=None, metadata={"help": "Weight of the KL to the base on replay text; at the start, if it adapts."}
+    )
+    prompt_kl_weight: float | None = field(
+        default=None, metadata={"help": "Weight of the KL to the base on the prompts of the instructions."}
+    )
+    key_drift_weight: float | None = field(
+        default=None, metadata={"help": "Weight of the relative change of keys on replay text. Excitor only."}
+    )
+    hidden_drift_weight: float | None = field(
+        default=None, metadata={"help": "Weight of the relative change of hidden states on replay text."}
+    )
+    gate_weight: float | None = field(default=None, metadata={"help": "Weight of the gates' size. Excitor only."})
+    replay: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Replay text; FILE@2 is drawn twice as often as FILE. If not given, the base writes some itself."
+        },
+    )
+    replay_documents: int = field(default=300, metadata={"help": "How many documents of each text to replay."})
+    replay_length: int | None = field(
+        default=None, metadata={"help": "Tokens in such a document, at most; when not given, --max-length up to 256."}
+    )
+    replay_batch_size: int = field(default=8, metadata={"help": "Documents replayed per device and forward pass."})
+    replay_every: int = field(
+        default=1, metadata={"help": "Replay in every Nth step only, with N times the weight: cheaper, less even."}
+    )
+
     logging_steps: int = field(default=1, metadata={"help": "Write metrics every N steps."})
     save_steps: int = field(default=100, metadata={"help": "Save a checkpoint every N steps, to resume from."})
     keep_checkpoints: int = field(default=2, metadata={"help": "How many checkpoints to keep."})
@@ -165,6 +203,14 @@ class TrainArguments:
         if "identity_start" in given:
             given["init_weights"] = "identity" if given.pop("identity_start") else True
         return given
+
+    def weights(self) -> Weights:
+        """Weights of the preservation losses: the level's, but for those that were given."""
+        given = {item.name: getattr(self, f"{item.name}_weight") for item in fields(Weights)}
+        weights = replace(LEVELS[self.keep], **{name: value for name, value in given.items() if value is not None})
+        if self.max_forgetting is not None and self.kl_weight is None and not weights.kl:
+            return replace(weights, kl=1.0)
+        return weights
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name; ``TrainArguments(**arguments.to_dict())`` is the same run."""
@@ -202,10 +248,38 @@ class TrainArguments:
                 _flag(name) for name in (*METHOD_FIELDS, "preset") if getattr(self, name) not in (None, [])
             )
             yield f"--adapter-config replaces Excitor; leave out {given}, or leave out --adapter-config."
+        yield from self._preservation_faults()
         if self.resume and self.overwrite:
             yield "--resume continues the run in --out and --overwrite replaces it: give one of the two."
         if self.out and Path(self.out).exists() and not Path(self.out).is_dir():
             yield f"--out {self.out} is a file; it must be a folder."
+
+    def _preservation_faults(self) -> Iterator[str]:
+        for name in ("replay_documents", "replay_batch_size", "replay_every"):
+            yield from self._at_least(name, 1)
+        yield from self._at_least("replay_length", 2)
+        for item in fields(Weights):
+            yield from self._at_least(f"{item.name}_weight", 0)
+        if self.keep not in LEVELS:
+            yield f"--keep must be one of {', '.join(LEVELS)}, got {self.keep!r}."
+            return
+        if self.max_forgetting is not None and not 0 < self.max_forgetting < math.inf:
+            yield f"--max-forgetting must be greater than 0, got {self.max_forgetting}."
+        if self.max_forgetting is not None and self.kl_weight == 0:
+            yield "--max-forgetting adapts the weight of the KL, which cannot start at --kl-weight 0."
+        given = [_flag(name) for name in REPLAY_FIELDS if getattr(self, name) != getattr(TrainArguments(), name)]
+        if given and not self.weights().on_replay:
+            yield (
+                f"{', '.join(given)} would do nothing: no loss uses replay text. Give --keep, --kl-weight, "
+                "--key-drift-weight, --hidden-drift-weight or --max-forgetting as well."
+            )
+        replayed = {Path(split_weight(source)[0].partition("#")[0]).resolve() for source in self.replay}
+        for source in self.retain:
+            if Path(source.partition("#")[0]).resolve() in replayed:
+                yield (
+                    f"--retain {source} is replayed too: on text that the run was trained on, forgetting would look "
+                    "smaller than it is. Split the file, or give another one."
+                )
 
     def _at_least(self, name: str, bound: int) -> Iterator[str]:
         value = getattr(self, name)

@@ -3,18 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from excitor.evaluate.report import markdown_table
 from excitor.train.arguments import TrainArguments
 from excitor.train.folder import CURVES_FILE, RUN_FILE
+from excitor.train.preserve import verdict
 
 
 _STRENGTH = " `excitor.set_strength(model, 0.5)` halves the effect, 0 gives the base back."
 
 
 def draw_curves(metrics: list[dict[str, Any]], path: Path) -> None:
-    """Draw the loss, and the gates of every layer where there are some, over the steps.
+    """Draw the loss over the steps, and beside it the preservation losses and the gates where there are some.
 
     Args:
         metrics: Records as :class:`~excitor.train.callbacks.MetricsLog` writes them.
@@ -23,18 +25,32 @@ def draw_curves(metrics: list[dict[str, Any]], path: Path) -> None:
     steps = [record["step"] for record in metrics]
     losses = [record["loss"] for record in metrics]
     names = list(metrics[0]["gates"])
-    figure = Figure(figsize=(10 if names else 5, 4), layout="constrained")
-    loss_axes, *others = figure.subplots(1, 2 if names else 1, squeeze=False)[0]
+    parts = list(dict.fromkeys(name for record in metrics for name in record.get("parts", ())))
+    columns = 1 + bool(parts) + bool(names)
+    figure = Figure(figsize=(5 * columns, 4), layout="constrained")
+    loss_axes, *others = figure.subplots(1, columns, squeeze=False)[0]
     loss_axes.plot(steps, losses, linewidth=0.8, alpha=0.4, label="each step")
     loss_axes.plot(steps, _smooth(losses), linewidth=1.6, color="C0", label="running mean")
     loss_axes.set(xlabel="step", ylabel="training loss (nats per answer token)")
     loss_axes.legend()
+    if parts:
+        _draw_parts(others.pop(0), metrics, parts)
     for gate_axes in others:
         for number, name in enumerate(names):
             shade = f"{0.8 - 0.8 * number / max(1, len(names) - 1):.2f}"
             gate_axes.plot(steps, [record["gates"][name] for record in metrics], color=shade, linewidth=1)
         gate_axes.set(xlabel="step", ylabel="mean |gate| of a layer (upper layers darker)")
     figure.savefig(path, dpi=120)
+
+
+def _draw_parts(axes: Axes, metrics: list[dict[str, Any]], names: list[str]) -> None:
+    for name in names:
+        drawn = [record for record in metrics if name in record["parts"]]
+        axes.plot(
+            [record["step"] for record in drawn], _smooth([record["parts"][name] for record in drawn]), label=name
+        )
+    axes.set(xlabel="step", ylabel="preservation losses, without weights (running mean)", yscale="log")
+    axes.legend()
 
 
 def model_card(arguments: TrainArguments, report: dict[str, Any], method: str = "EXCITOR") -> str:
@@ -45,6 +61,7 @@ def model_card(arguments: TrainArguments, report: dict[str, Any], method: str = 
         header.insert(0, f"base_model: {base}")
     training, parameters = report["training"], report["parameters"]
     name = Path(str(arguments.out)).resolve().name
+    kept = "".join(f"\n\n{line}" for line in verdict(report))
     return f"""---
 {chr(10).join(header)}
 ---
@@ -60,7 +77,8 @@ def model_card(arguments: TrainArguments, report: dict[str, Any], method: str = 
 
 Cross-entropy in nats per token, the adapter against the same model with the adapter off. *Learned* is measured on the
 answers of held-out rows of the training data, *forgotten* on text that is not instructions. *KL* is
-KL(base || adapter) in nats per token; *flipped* is the share of tokens whose most likely prediction is another one.
+KL(base || adapter) in nats per token; *flipped* is the share of tokens whose most likely prediction is another
+one.{kept}
 
 ![loss and gates]({CURVES_FILE})
 

@@ -27,6 +27,8 @@ class MetricsLog(TrainerCallback):
     A line holds ``step``, ``loss`` (mean over the steps since the last line, nats per supervised token),
     ``learning_rate``, ``grad_norm`` (before clipping), ``tokens`` (read so far, without padding),
     ``tokens_per_second`` and ``gates`` (mean |gate| of each layer by its name; empty for other methods than Excitor).
+    With preservation losses also ``parts`` (the mean of each that was computed, without its weight) and
+    ``preservation_seconds`` (the time they took).
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,6 +64,7 @@ class MetricsLog(TrainerCallback):
             "tokens_per_second": (state.num_input_tokens_seen - self._tokens) / (now - self._time),
             "gates": _gate_sizes(kwargs["model"]),
         }
+        self.last |= {name: logs[name] for name in ("parts", "preservation_seconds") if name in logs}
         self._tokens, self._time = state.num_input_tokens_seen, now
         self._file.write(json.dumps(self.last) + "\n")
         self._file.flush()

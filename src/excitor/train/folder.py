@@ -21,10 +21,14 @@ REPORT_FILE = "report.json"
 CURVES_FILE = "curves.png"
 CARD_FILE = "README.md"
 BASE_TEXT_FILE = "base_text.json"
+REPLAY_FILE = "replay_text.json"
 
 # What an adapter folder holds next to these; all of it is replaced by --overwrite.
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
-_RUN_FILES = (ENVIRONMENT_FILE, METRICS_FILE, REPORT_FILE, CURVES_FILE, CARD_FILE, BASE_TEXT_FILE, *_ADAPTER_FILES)
+_RUN_FILES = (
+    *(ENVIRONMENT_FILE, METRICS_FILE, REPORT_FILE, CURVES_FILE, CARD_FILE, BASE_TEXT_FILE, REPLAY_FILE),
+    *_ADAPTER_FILES,
+)
 
 # Arguments that may differ when a run is resumed: they say where and how often to write, not what is computed.
 _FREE_TO_CHANGE = ("out", "resume", "overwrite", "logging_steps", "save_steps", "keep_checkpoints")

@@ -10,15 +10,19 @@ from peft import PeftConfig, get_peft_model
 from peft.utils.error import NoMatchingPeftModuleError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from excitor.config import ExcitorConfig
 from excitor.data import Encoded, encode_examples, load_examples, read_text
 from excitor.environment import describe_environment
 from excitor.errors import ExcitorError
+from excitor.preservation.replay import ReplayText, read_replay
+from excitor.preservation.weights import Weights, split_weight
 from excitor.train.arguments import TrainArguments
 from excitor.train.folder import check_folder, check_space
 from excitor.train.method import read_method, resolved_fields
 
 
 DEFAULT_MAX_LENGTH = 1024
+DEFAULT_REPLAY_LENGTH = 256
 HELD_OUT_SHARE = 0.05
 HELD_OUT_MOST = 500
 
@@ -41,6 +45,8 @@ class Job:
     held_out: Dataset
     retain: Dataset | None
     """Encoded retention text; None when the base has to write it."""
+    replay: ReplayText | None
+    """Replay text; None when there is no use for it, or the base has to write it."""
     trainable: int
     """Number of trainable parameters."""
     bytes_needed: int
@@ -60,10 +66,13 @@ def prepare(arguments: TrainArguments) -> Job:
     config = _read_config(model)
     tokenizer = _read_tokenizer(model)
     method = read_method(arguments)
+    weights = arguments.weights()
+    _check_weights(weights, method)
     trainable = _count_trainable(config, method)
     bytes_needed = _bytes_needed(trainable, arguments.keep_checkpoints)
     check_space(Path(str(arguments.out)), bytes_needed)
     max_length = _max_length(arguments.max_length, config)
+    replay_length = _replay_length(arguments.replay_length, max_length)
     precision = _precision(arguments.precision)
 
     examples = load_examples(arguments.data)
@@ -76,12 +85,18 @@ def prepare(arguments: TrainArguments) -> Job:
         retain = read_text(
             arguments.retain, tokenizer, max_length=max_length, max_documents=arguments.retain_documents
         )
+    replay = None
+    if arguments.replay:
+        replay = read_replay(arguments.replay, tokenizer, documents=arguments.replay_documents, length=replay_length)
+    sources = [*arguments.data, *arguments.retain, *(split_weight(source)[0] for source in arguments.replay)]
     resolved = replace(
         arguments,
         max_length=max_length,
+        replay_length=replay_length if weights.on_replay else None,
         precision=precision,
         eval_rows=len(held_out),
         **resolved_fields(method),
+        **{f"{name}_weight": value for name, value in vars(weights).items()},
     )
     return Job(
         arguments=resolved,
@@ -92,9 +107,10 @@ def prepare(arguments: TrainArguments) -> Job:
         train=train,
         held_out=held_out,
         retain=retain,
+        replay=replay,
         trainable=trainable,
         bytes_needed=bytes_needed,
-        environment=describe_environment([*arguments.data, *arguments.retain], encoded.dataset, arguments.seed),
+        environment=describe_environment(sources, encoded.dataset, arguments.seed),
     )
 
 
@@ -141,6 +157,23 @@ def _max_length(wanted: int | None, config: PretrainedConfig) -> int:
     if context is not None and wanted > context:
         raise ExcitorError(f"--max-length {wanted} is more than the {context} tokens of the model's context.")
     return wanted
+
+
+def _replay_length(wanted: int | None, max_length: int) -> int:
+    if wanted is not None and wanted > max_length:
+        raise ExcitorError(f"--replay-length {wanted} is more than --max-length {max_length}.")
+    return wanted or min(DEFAULT_REPLAY_LENGTH, max_length)
+
+
+def _check_weights(weights: Weights, method: PeftConfig) -> None:
+    flags = ", ".join(f"--{name.replace('_', '-')}-weight" for name in weights.for_excitor_only)
+    if flags and not isinstance(method, ExcitorConfig):
+        raise ExcitorError(
+            f"{flags}: only Excitor has such a loss, and --adapter-config names another method. Set it to 0; "
+            "--kl-weight, --prompt-kl-weight and --hidden-drift-weight work with every method."
+        )
+    if weights.gate and getattr(method, "gate", None) == "none":
+        raise ExcitorError("--gate-weight needs gates, and --gate is none. Leave out one of the two.")
 
 
 def _precision(wanted: str) -> str:

@@ -21,6 +21,7 @@ from excitor.train.folder import (
     CARD_FILE,
     CURVES_FILE,
     METRICS_FILE,
+    REPLAY_FILE,
     REPORT_FILE,
     checkpoint_step,
     naming_full_disk,
@@ -30,6 +31,7 @@ from excitor.train.folder import (
     write_text,
 )
 from excitor.train.prepare import Job, prepare
+from excitor.train.preserve import describe, make_preservation, preservation_report, verdict
 from excitor.train.trainer import deterministic, make_trainer, total_steps
 
 
@@ -69,6 +71,11 @@ def train(arguments: TrainArguments, console: Console | None = None) -> dict[str
     console.print(f"Trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%})")
     console.print(f"Steps: {total_steps(trainer):,}" + (f", resuming from {checkpoint}" if checkpoint else ""))
     retain = job.retain or _base_text(job, model, folder / BASE_TEXT_FILE)
+    trainer.preservation = make_preservation(job, model, folder / REPLAY_FILE)
+    if trainer.preservation is not None:
+        console.print(describe(trainer.preservation, job))
+        if trainer.preservation.controller is not None:
+            trainer.add_callback(trainer.preservation.controller)
 
     rewind_metrics(metrics.path, checkpoint_step(checkpoint) if checkpoint else 0)
     with naming_full_disk(folder, job.bytes_needed), deterministic(), stop, progress:
@@ -82,6 +89,8 @@ def train(arguments: TrainArguments, console: Console | None = None) -> dict[str
     with naming_full_disk(folder, job.bytes_needed):
         report = _write_results(job, model, report, folder)
     console.print(table(report))
+    for line in verdict(report):
+        console.print(line)
     console.print(f"Everything is in {folder}; read {folder / CARD_FILE} first.")
     return report
 
@@ -120,6 +129,7 @@ def _write_results(job: Job, model: PeftModel, report: dict[str, Any], folder: P
     job.tokenizer.save_pretrained(folder)
     records = read_metrics(folder / METRICS_FILE)
     report = report | {"training": training_summary(records), "environment": job.environment}
+    report = report | preservation_report(job, records, report)
     draw_curves(records, folder / CURVES_FILE)
     write_text(folder / CARD_FILE, model_card(job.arguments, report, PeftType(job.method.peft_type).value))
     write_text(folder / REPORT_FILE, json.dumps(report, indent=2) + "\n")

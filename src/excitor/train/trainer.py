@@ -8,22 +8,48 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from excitor.preservation.regularizer import Preservation
 from excitor.train.prepare import Job
 
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class _Trainer(SFTTrainer):
+class PreservingTrainer(SFTTrainer):
+    """TRL's trainer, with preservation losses beside its own where there are some."""
+
+    preservation: Preservation | None = None
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Send the preservation losses backward, then take TRL's own step; what is returned and logged is its loss.
+
+        They come first and past any wrapper of the model: several processes then average the sum of all gradients,
+        once, in the step's own backward pass.
+        """
+        if self.preservation is not None:
+            inputs = self._prepare_inputs(inputs)
+            with self.compute_loss_context_manager():
+                for loss in self.preservation.losses(inputs, self.state.global_step):
+                    self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """Add the preservation losses and the time they took to what is logged."""
+        if self.preservation is not None and "loss" in logs:
+            logs["parts"] = self.preservation.take_means()
+            logs["preservation_seconds"] = self.preservation.take_seconds()
+        super().log(logs, *args, **kwargs)
+
     def create_model_card(self, *args, **kwargs) -> None:
         """Nothing: the run writes its own card, with what it measured."""
 
 
-def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> SFTTrainer:
+def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTrainer:
     """Load the base model, put the adapter on it and hand both to TRL.
 
     The base is loaded in the run's precision; the adapter is trained in fp32 under autocast.
@@ -58,7 +84,7 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> SFTTrainer:
         disable_tqdm=True,
         report_to="none",
     )
-    trainer = _Trainer(
+    trainer = PreservingTrainer(
         model=AutoModelForCausalLM.from_pretrained(str(arguments.model), dtype=_DTYPES[arguments.precision]),
         args=settings,
         train_dataset=job.train,

@@ -1,0 +1,82 @@
+"""The preservation losses as functions of tensors and models."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from excitor.layer import excitor_layers
+
+
+def kl_to_base(base_logits: Tensor, logits: Tensor, mask: Tensor) -> Tensor:
+    """Mean of KL(base || adapted) over the positions in ``mask``, in nats.
+
+    On text that the base wrote itself at temperature 1 this is, on average, the rise of its cross-entropy.
+
+    Args:
+        base_logits: ``(B, T, V)``, without gradient.
+        logits: ``(B, T, V)``.
+        mask: ``(B, T)``, bool; with no position at all the loss is 0.
+
+    Returns:
+        A scalar in fp32.
+    """
+    base = base_logits[mask].float().log_softmax(-1)
+    own = logits[mask].float().log_softmax(-1)
+    return F.kl_div(own, base, reduction="sum", log_target=True) / mask.sum().clamp(min=1)
+
+
+def relative_size(changes: Sequence[Tensor], references: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """Mean over layers and tokens of ``|change| / |reference|``.
+
+    References count as constants: a loss on this must not be lowered by blowing them up.
+
+    Args:
+        changes: ``(B, T, C)`` for each layer.
+        references: ``(B, T, C)`` for each layer.
+        mask: ``(B, T)``, bool: the tokens that count.
+
+    Returns:
+        A scalar in fp32.
+    """
+    ratios = [
+        change[mask].float().norm(dim=-1) / reference.detach()[mask].float().norm(dim=-1)
+        for change, reference in zip(changes, references, strict=True)
+    ]
+    return torch.stack(ratios).mean()
+
+
+def gate_size(model: nn.Module) -> Tensor:
+    """Mean |g| over the gates of a model's active Excitor adapters: a scalar.
+
+    Raises:
+        ExcitorError: The model carries no Excitor adapter.
+    """
+    gates = [
+        layer.parts(name)[1].gates()
+        for layer in excitor_layers(model).values()
+        for name in layer.active_adapters
+        if name in layer.excitor_processor
+    ]
+    return torch.cat(gates).abs().mean()
+
+
+@contextmanager
+def recorded_keys(model: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Collects the keys of the forward passes inside the block: the base layers' ``K``, and ``K + g K_e``.
+
+    Each list holds ``(B, T, G * d)`` per adapted layer. Nothing is computed in the hooks: with activation
+    checkpointing, what is computed inside a layer has to be computed again in the same way, by then without them.
+
+    Raises:
+        ExcitorError: The model carries no Excitor adapter.
+    """
+    plain: list[Tensor] = []
+    excited: list[Tensor] = []
+    with ExitStack() as hooks:
+        for layer in excitor_layers(model).values():
+            hooks.enter_context(layer.base_layer.register_forward_hook(lambda _, __, key: plain.append(key)))
+            hooks.enter_context(layer.register_forward_hook(lambda _, __, key: excited.append(key)))
+        yield plain, excited
