@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -40,11 +41,14 @@ def test_captions(command, coco, tmp_path):
     result = command("score", "captions", results, "--references", references, "--out", tmp_path / "new" / "out.json")
     assert (result.code, result.err) == (0, "")
     assert "2 captions, 2 references" in result.out
-    assert "Bleu_1     1.0000   5 of 5 1-grams" in result.out
-    assert "SPICE     not run   ask for it with --java" in result.out
+    assert "Bleu_1     1.0000   1.0000 to 1.0000   5 of 5 1-grams" in result.out
+    assert "2,000 resamples of the images, seed 0" in result.out
+    assert re.search(r"SPICE +not run +ask for it with --java", result.out)
 
     written = json.loads((tmp_path / "new" / "out.json").read_text())
     assert written["scores"]["ROUGE_L"] == 1
+    assert written["intervals"]["ROUGE_L"] == [1, 1]
+    assert written["bootstrap"]["over"] == "images"
     assert written["inputs"]["results"]["file"] == "results.json"
     items = [json.loads(line) for line in (tmp_path / "new" / "out.jsonl").read_text().splitlines()]
     assert [item["id"] for item in items] == ["1", "2"]
@@ -60,7 +64,8 @@ def test_scienceqa(command, problems, tmp_path):
     assert "1 predictions are for problems of other splits; they are not scored." in result.out
 
     written = json.loads(out.read_text())
-    assert written["columns"]["Avg"] == {"correct": 1, "total": 2, "accuracy": 50}
+    assert written["columns"]["Avg"] == {"correct": 1, "total": 2, "accuracy": 50, "low": 0, "high": 100}
+    assert written["bootstrap"] == {"over": "questions", "resamples": 2000, "seed": 0, "coverage": 0.95}
     assert (written["failed"], written["split"], written["outside_split"]) == (["2"], "test", 1)
     items = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
     assert items == [{"id": "1", "predicted": 1, "answer": 1}, {"id": "2", "predicted": None, "answer": 1}]

@@ -117,7 +117,20 @@ def test_scores_by_hand():
 
 
 def test_a_column_without_questions_has_no_accuracy():
-    assert score({"1": "B"}, {"1": PROBLEMS["1"]})["columns"]["SOC"] == {"correct": 0, "total": 0, "accuracy": None}
+    columns = score({"1": "B"}, {"1": PROBLEMS["1"]})["columns"]
+    nothing = dict.fromkeys(("accuracy", "low", "high"))
+    assert columns["SOC"] == {"correct": 0, "total": 0} | nothing
+    assert columns["Avg"] == {"correct": 1, "total": 1} | nothing | {"accuracy": 100}
+
+
+def test_intervals_are_over_the_questions_of_a_column():
+    many = {str(number): PROBLEMS["1" if number % 4 else "2"] for number in range(400)}
+    report = score({pid: int(pid) % 2 for pid in many}, many)
+    assert report == score({pid: int(pid) % 2 for pid in many}, many)
+    cell = report["columns"]["Avg"]
+    half = 1.96 * (cell["accuracy"] / 100 * (1 - cell["accuracy"] / 100) / 400) ** 0.5 * 100
+    assert cell["low"] == pytest.approx(cell["accuracy"] - half, abs=1)
+    assert cell["high"] == pytest.approx(cell["accuracy"] + half, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -219,11 +232,9 @@ def test_constant_answers_to_the_official_validation_split():
     letters = Counter(LETTERS[problem["answer"]] for problem in problems.values())
     for letter in LETTERS:
         report = score(dict.fromkeys(problems, letter), problems)
-        assert report["columns"]["Avg"] == {
-            "correct": letters[letter],
-            "total": 4241,
-            "accuracy": 100 * letters[letter] / 4241,
-        }
+        average = report["columns"]["Avg"]
+        assert (average["correct"], average["total"]) == (letters[letter], 4241)
+        assert average["accuracy"] == 100 * letters[letter] / 4241
         assert len(report["failed"]) == sum(len(p["choices"]) <= LETTERS.index(letter) for p in problems.values())
 
     perfect = score({pid: build_target(problem, "QCM-ALE") for pid, problem in problems.items()}, problems)

@@ -58,7 +58,7 @@ def captions(
     if out:
         items = ({"id": image, **scores} for image, scores in report["per_image"].items())
         summary = {key: value for key, value in report.items() if key != "per_image"}
-        _write(out, summary, items, {"results": results, "references": references})
+        _write(out, "images", summary, items, {"results": results, "references": references})
 
 
 @app.command(epilog=EXAMPLES)
@@ -105,7 +105,7 @@ def scienceqa(
         summary = {key: value for key, value in report.items() if key != "predictions"}
         summary |= {"split": split, "outside_split": len(outside)}
         files = {"predictions": predictions, "problems": problems} | ({"splits": splits} if splits else {})
-        _write(out, summary, items, files)
+        _write(out, "questions", summary, items, files)
 
 
 def _check_out(out: Path | None) -> None:
@@ -113,10 +113,17 @@ def _check_out(out: Path | None) -> None:
         raise ExcitorError(f"--out {out} must end in .json: the items are written beside it, in {out.stem}.jsonl.")
 
 
-def _write(out: Path, summary: Mapping[str, Any], items: Iterable[object], files: Mapping[str, Path]) -> None:
+def _write(
+    out: Path, unit: str, summary: Mapping[str, Any], items: Iterable[object], files: Mapping[str, Path]
+) -> None:
+    from excitor.evaluate.bootstrap import COVERAGE, RESAMPLES
     from excitor.evaluate.json_file import fingerprint
 
-    inputs = {name: fingerprint(path) for name, path in files.items()}
+    origin = {
+        "excitor": version("excitor"),
+        "inputs": {name: fingerprint(path) for name, path in files.items()},
+        "bootstrap": {"over": unit, "resamples": RESAMPLES, "seed": 0, "coverage": COVERAGE},
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"excitor": version("excitor"), "inputs": inputs, **summary}, indent=2) + "\n")
+    out.write_text(json.dumps(origin | dict(summary), indent=2) + "\n")
     out.with_suffix(".jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))

@@ -4,10 +4,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
+import numpy as np
 from rich.box import SIMPLE
 from rich.table import Table
 
 from excitor.errors import ExcitorError
+from excitor.evaluate.bootstrap import RESAMPLES, interval
 from excitor.evaluate.json_file import some
 
 
@@ -41,6 +43,8 @@ class Score(TypedDict):
     correct: int
     total: int
     accuracy: float | None  # in percent; None without questions
+    low: float | None  # of the 95 % bootstrap interval over the questions; None if there are not two
+    high: float | None
 
 
 class ScienceQAReport(TypedDict):
@@ -122,19 +126,15 @@ def score(predictions: Mapping[str, str | int], problems: Mapping[str, Problem])
     """
     _check_ids(predictions, problems)
     chosen = {pid: _index(pid, predictions[pid], problem) for pid, problem in problems.items()}
-    counts = {column: [0, 0] for column in COLUMNS}
+    marks: dict[str, list[bool]] = {column: [] for column in COLUMNS}
     guessed = 0.0
     for pid, problem in problems.items():
         correct = chosen[pid] == problem["answer"]
         guessed += correct if chosen[pid] is not None else 1 / len(problem["choices"])
         for column in _columns(problem):
-            counts[column][0] += correct
-            counts[column][1] += 1
+            marks[column].append(correct)
     return {
-        "columns": {
-            column: {"correct": correct, "total": total, "accuracy": 100 * correct / total if total else None}
-            for column, (correct, total) in counts.items()
-        },
+        "columns": {column: _cell(correct) for column, correct in marks.items()},
         "failed": [pid for pid, index in chosen.items() if index is None],
         "expected_if_guessed": 100 * guessed / len(problems),
         "predictions": chosen,
@@ -150,15 +150,29 @@ def table(report: ScienceQAReport) -> Table:
             " and count as wrong (as in LLaVA); guessing instead, as in the official code, "
             f"gives {report['expected_if_guessed']:.2f} on average"
         )
+    note += f". Intervals: bootstrap, {RESAMPLES:,} resamples of a column's questions, seed 0"
     view = Table("", title="ScienceQA", title_justify="left", caption=note, caption_justify="left", box=SIMPLE)
     view.collapse_padding, view.pad_edge = True, False  # fits 80 columns
     for column in COLUMNS:
         view.add_column(column, justify="right")
     cells = [columns[column] for column in COLUMNS]
-    view.add_row("%", *("-" if cell["accuracy"] is None else f"{cell['accuracy']:.2f}" for cell in cells))
+    for label, key in (("%", "accuracy"), ("95 % from", "low"), ("to", "high")):
+        view.add_row(label, *("-" if cell[key] is None else f"{cell[key]:.2f}" for cell in cells))
     view.add_row("correct", *(str(cell["correct"]) for cell in cells))
     view.add_row("total", *(str(cell["total"]) for cell in cells))
     return view
+
+
+def _cell(correct: list[bool]) -> Score:
+    total = len(correct)
+    low, high = interval(100 * np.array(correct)) if total > 1 else (None, None)
+    return {
+        "correct": sum(correct),
+        "total": total,
+        "accuracy": 100 * sum(correct) / total if total else None,
+        "low": low,
+        "high": high,
+    }
 
 
 def _check_ids(predictions: Mapping[str, Any], problems: Mapping[str, Any]) -> None:

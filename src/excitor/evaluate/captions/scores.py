@@ -8,7 +8,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from excitor.evaluate.bootstrap import percentiles, resample
+from excitor.evaluate.bootstrap import RESAMPLES, percentiles, resample
 from excitor.evaluate.captions.bleu import bleu, bleu_counts
 from excitor.evaluate.captions.cider import Cider
 from excitor.evaluate.captions.java import JAVA_METRICS, score_with_java
@@ -94,7 +94,8 @@ def score_captions(
 def table(report: CaptionReport) -> Table:
     """A report for a terminal."""
     title = f"{report['images']:,} captions, {report['references']:,} references"
-    view = Table("metric", title=title, title_justify="left", box=SIMPLE)
+    note = f"Intervals: bootstrap, {RESAMPLES:,} resamples of the images, seed 0; the document frequencies stay."
+    view = Table("metric", title=title, title_justify="left", caption=note, caption_justify="left", box=SIMPLE)
     view.add_column("score", justify="right")
     view.add_column("95 % interval", justify="right")
     view.add_column("")
