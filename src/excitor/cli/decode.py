@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
@@ -49,8 +49,9 @@ class Responder:
     @property
     def context(self) -> int:
         """The longest text the model reads, in tokens."""
-        config = self.model.config.get_text_config()
-        return getattr(config, "max_position_embeddings", self.tokenizer.model_max_length)
+        from excitor.evaluate.generation import context_length
+
+        return context_length(self.model, self.tokenizer)
 
     def excess(self, messages: Messages) -> int:
         """How many tokens too long the prompt and the longest answer are together; 0 or less when they fit."""
@@ -70,6 +71,8 @@ class Responder:
         import torch
         from transformers import TextStreamer, set_seed
 
+        from excitor.evaluate.generation import stop_tokens
+
         excess = self.excess(messages)
         if excess > 0:
             raise ExcitorError(
@@ -87,7 +90,7 @@ class Responder:
                 do_sample=draws,
                 **(sampling if draws else {}),
                 max_new_tokens=self.decoding.max_new_tokens,
-                eos_token_id=self._stop_tokens(),
+                eos_token_id=stop_tokens(self.model, self.tokenizer, self.template) or None,
                 streamer=TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None,
             )
         return str(self.tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)).strip()
@@ -96,15 +99,6 @@ class Responder:
         from excitor.data.encoding import encode_prompt
 
         return encode_prompt(messages, self.tokenizer, self.template)
-
-    def _stop_tokens(self) -> list[Any]:
-        """The token that ended the answers in training, and those the base model knows."""
-        from excitor.data.templates import resolve_template
-
-        trained = resolve_template(self.tokenizer, self.template).stop_token
-        known: Any = self.model.generation_config.eos_token_id
-        known = known if isinstance(known, list) else [known]
-        return [token for token in (self.tokenizer.convert_tokens_to_ids(trained), *known) if token is not None]
 
 
 def load(adapter: str, base: str | None, strength: float, decoding: Decoding) -> Responder:

@@ -93,7 +93,7 @@ def generate_replies(
     """
     room = (context or context_length(model, tokenizer)) - max_new_tokens
     fitting = sorted((name for name in prompts if len(prompts[name]) <= room), key=lambda name: -len(prompts[name]))
-    stops = _stop_tokens(model, tokenizer, template)
+    stops = stop_tokens(model, tokenizer, template)
     padding = next(token for token in (tokenizer.pad_token_id, *stops, 0) if isinstance(token, int))
     replies: dict[str, str | None] = dict.fromkeys(prompts)
     on_batch(len(prompts) - len(fitting))
@@ -118,7 +118,15 @@ def generate_replies(
 
 def context_length(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
     """The longest text the model reads, in tokens; the tokenizer's limit where the model states none."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", tokenizer.model_max_length)
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
+
+
+def stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
+    """The token that ends an answer in the template, and those that end a text for the base model."""
+    trained = tokenizer.convert_tokens_to_ids(resolve_template(tokenizer, template).stop_token)
+    known = model.generation_config.eos_token_id
+    tokens = [trained, tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])]
+    return list(dict.fromkeys(token for token in tokens if isinstance(token, int)))
 
 
 class _NanGuard:
@@ -142,11 +150,3 @@ def _pad_left(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tens
     ids = torch.tensor([[padding] * (width - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     return ids, mask
-
-
-def _stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
-    """The token that ends an answer in the template, and those that end a text for the base model."""
-    trained = tokenizer.convert_tokens_to_ids(resolve_template(tokenizer, template).stop_token)
-    known = model.generation_config.eos_token_id
-    tokens = [trained, tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])]
-    return list(dict.fromkeys(token for token in tokens if isinstance(token, int)))

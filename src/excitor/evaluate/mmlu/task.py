@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from excitor.errors import ExcitorError
 from excitor.evaluate.bootstrap import estimate
+from excitor.evaluate.generation import context_length
 from excitor.evaluate.metric import Metric
 from excitor.evaluate.mmlu.prompts import Prompt, encode_letters, encode_topic
 from excitor.evaluate.mmlu.questions import LETTERS, Topic, read_topics
@@ -72,7 +73,7 @@ class Mmlu:
         Raises:
             ExcitorError: A subject's logits are not finite.
         """
-        context = min(_context_length(subject, tokenizer) for subject in subjects)
+        context = min(context_length(subject.model, tokenizer) for subject in subjects)
         questions = [
             (topic, row, prompt)
             for topic in self.topics
@@ -140,9 +141,3 @@ def _item(subject: Subject, topic: Topic, row: int, prompt: Prompt, log_likeliho
         "shots": prompt.shots,
         "cut_tokens": prompt.cut,
     }
-
-
-def _context_length(subject: Subject, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Most tokens the model reads; what the tokenizer says where the model sets no limit."""
-    config = subject.model.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
