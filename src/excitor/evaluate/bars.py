@@ -18,6 +18,10 @@ class Bar:
     """Whether at least the limit is wanted, not at most."""
     needs: str | None = None
     """The argument without which the task does not run."""
+    chance: float | None = None
+    """Of the accuracy in per cent, where one guesses: a base that does no better has nothing to lose."""
+    failed: str | None = None
+    """The metric that says how many per cent of the items got no answer at all."""
 
     @property
     def flag(self) -> str:
@@ -46,6 +50,7 @@ BARS = {
             "Ship only if MMLU accuracy falls by at most this many points.",
             falling=True,
             needs="mmlu",
+            chance=25.0,
         ),
         Bar(
             "max_scienceqa_drop",
@@ -54,6 +59,7 @@ BARS = {
             "Ship only if ScienceQA accuracy falls by at most this many points.",
             falling=True,
             needs="scienceqa",
+            failed="failed",
         ),
     )
 }

@@ -1,11 +1,14 @@
 """The verdict: ship or not. A bar is cleared only if the whole interval clears it, so noise cannot ship a model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal, TypedDict
 
 from excitor.evaluate.bars import BARS, Bar
 from excitor.evaluate.metric import Metric
 
+
+# Per cent of the items: beyond it, a comparison of accuracies says more about the form of replies.
+MOSTLY_FAILED = 50.0
 
 Outcome = Literal["cleared", "missed", "not shown"]
 
@@ -22,7 +25,8 @@ class Check(TypedDict):
     low: float
     high: float
     outcome: Outcome
-    """"not shown": the limit lies within the interval, so more items would be needed to tell."""
+    """"not shown": the limit lies within the interval, so more items would be needed to tell; or the base answered
+    nothing, so there was nothing to lose."""
 
 
 class Verdict(TypedDict):
@@ -30,23 +34,31 @@ class Verdict(TypedDict):
 
     ship: bool
     checks: list[Check]
+    warnings: list[str]
+    """Why a bar says less than it seems to."""
 
 
 def judge(limits: Mapping[str, float], metrics: Mapping[str, Mapping[str, Mapping[str, Metric]]]) -> Verdict:
     """Hold every subject to every bar, on all items and in each domain: a mean can hide what one domain has lost.
 
+    A base that failed to answer every item has no accuracy that could fall: such a drop is not shown, whatever it is.
+
     Args:
         limits: By the name of a bar in :data:`excitor.evaluate.bars.BARS`.
-        metrics: By task, subject (the base left out) and name.
+        metrics: By task, subject (the base first) and name.
     """
-    checks = [
-        _check(bar, limit, subject, name, metric)
-        for bar, limit in ((BARS[name], limit) for name, limit in limits.items())
-        for subject, own in metrics[bar.task].items()
-        for name, metric in own.items()
-        if name == bar.metric or name.startswith(f"{bar.metric}, ")
-    ]
-    return {"ship": all(check["outcome"] == "cleared" for check in checks), "checks": checks}
+    checks, warnings = [], []
+    for bar, limit in ((BARS[name], limit) for name, limit in limits.items()):
+        (_, base), *subjects = metrics[bar.task].items()
+        silent = bar.failed is not None and base[bar.failed].value == 100
+        checks += [
+            _check(bar, limit, subject, name, metric, silent=silent)
+            for subject, own in subjects
+            for name, metric in own.items()
+            if name == bar.metric or name.startswith(f"{bar.metric}, ")
+        ]
+        warnings += _warnings(bar, metrics[bar.task])
+    return {"ship": all(check["outcome"] == "cleared" for check in checks), "checks": checks, "warnings": warnings}
 
 
 def in_words(verdict: Verdict) -> str:
@@ -60,16 +72,21 @@ def in_words(verdict: Verdict) -> str:
             f"{' (fall)' if bar.falling else ''} {check['value']:+.4f} [{check['low']:+.4f}, {check['high']:+.4f}], "
             f"wanted {relation} {check['limit']:g}"
         )
-    if any(check["outcome"] == "not shown" for check in verdict["checks"]):
+    if any(
+        check["outcome"] == "not shown" and check["low"] <= check["limit"] <= check["high"]
+        for check in verdict["checks"]
+    ):
         lines += ["", "*Not shown*: the limit lies within the interval. More documents, rows or questions narrow it."]
+    for warning in verdict["warnings"]:
+        lines += ["", f"**Warning:** {warning}"]
     return "\n".join(lines)
 
 
-def _check(bar: Bar, limit: float, subject: str, name: str, metric: Metric) -> Check:
+def _check(bar: Bar, limit: float, subject: str, name: str, metric: Metric, *, silent: bool) -> Check:
     sign = -1 if bar.falling else 1
     low, high = sorted((sign * metric.low, sign * metric.high))
     cleared, missed = (low >= limit, high < limit) if bar.least else (high <= limit, low > limit)
-    outcome: Outcome = "cleared" if cleared else "missed" if missed else "not shown"
+    outcome: Outcome = "not shown" if silent else "cleared" if cleared else "missed" if missed else "not shown"
     return {
         "subject": subject,
         "bar": bar.name,
@@ -80,3 +97,18 @@ def _check(bar: Bar, limit: float, subject: str, name: str, metric: Metric) -> C
         "high": high,
         "outcome": outcome,
     }
+
+
+def _warnings(bar: Bar, metrics: Mapping[str, Mapping[str, Metric]]) -> Iterator[str]:
+    base, *_ = metrics
+    for name, own in metrics.items() if bar.failed else ():
+        if (share := own[bar.failed].value) > MOSTLY_FAILED:
+            yield (
+                f"{name} failed to answer {share:.1f} % of the questions of {bar.task}, so {bar.flag} is about form, "
+                "not knowledge: give examples to copy, or more room."
+            )
+    if bar.chance is not None and (accuracy := metrics[base]["accuracy"]).low <= bar.chance:
+        yield (
+            f"{base} has {accuracy.value:.2f} % on {bar.task}, which cannot be told from guessing ({bar.chance:g} %): "
+            f"it has nothing to lose, and {bar.flag} shows nothing."
+        )

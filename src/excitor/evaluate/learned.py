@@ -6,7 +6,7 @@ from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
 from excitor.data import Encoded, encode_examples, load_examples
-from excitor.evaluate.losses import NATS, domain_table, loss_change, mean_over_tokens, measure_losses
+from excitor.evaluate.losses import NATS, by_domain, domain_table, loss_change, mean_over_tokens, measure_losses
 from excitor.evaluate.metric import Metric
 from excitor.evaluate.names import short_names
 from excitor.evaluate.task import Item, Subject
@@ -51,9 +51,15 @@ class Learned:
         return measure_losses(subjects, rows, self.batch_size, progress, "learned")
 
     def summarise(self, base: list[Item], subject: list[Item]) -> dict[str, Metric]:
-        """Means per answer token."""
-        loss = {"answer loss": mean_over_tokens(subject, "loss", NATS)}
-        return loss if subject is base else loss | {"answer loss change": loss_change(base, subject)}
+        """Means per answer token; where there are several sources, the change in each of them too."""
+        metrics = {"answer loss": mean_over_tokens(subject, "loss", NATS)}
+        if subject is base:
+            return metrics
+        metrics["answer loss change"] = loss_change(base, subject)
+        sources = list(by_domain(base, subject))
+        for source, before, own in sources if len(sources) > 1 else ():
+            metrics[f"answer loss change, {source}"] = loss_change(before, own)
+        return metrics
 
     def report(self, items: dict[str, list[Item]]) -> str:
         """A table by source, and what was left out."""

@@ -54,9 +54,6 @@ def evaluate(arguments: EvalArguments, console: Console | None = None) -> Result
 
     items = _measure(planned, lineup, arguments, console)
     metrics = _summarise(planned, items)
-    compared = {
-        task: {name: own[name] for name in own if name != next(iter(lineup.sources))} for task, own in metrics.items()
-    }
     results: Results = {
         "schema": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -76,7 +73,7 @@ def evaluate(arguments: EvalArguments, console: Console | None = None) -> Result
             }
             for one in planned
         },
-        "verdict": judge(arguments.limits, compared) if arguments.limits else None,
+        "verdict": judge(arguments.limits, metrics) if arguments.limits else None,
     }
     sections = {one.task.name: one.task.report(items[one.task.name]) for one in planned}
     if state.is_main_process:
