@@ -59,11 +59,31 @@ def run(arguments: EvalArguments) -> tuple[dict, str]:
     return evaluate(arguments, console), console.export_text()
 
 
+def test_unknown_characters_are_pointed_out_once(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr("excitor.evaluate.run.unknown_share", lambda rows, tokenizer: 0.25 if list(rows) else 0)
+    results, printed = run(arguments())
+    [warning] = results["warnings"]
+    assert "forgetting 25.00%, learned 25.00%" in warning
+    assert printed.count("Warning: Some characters") == 1
+    assert f"**Warning:** {warning}" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_instructions_are_gated_file_by_file(arguments, files, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text(Path(files["rows.jsonl"]).read_text().replace("Elbe", "Weser"))
+    results, _ = run(arguments(data=[files["rows.jsonl"], str(other)], min_gain=1e3))
+    assert results["verdict"] is not None
+    assert [check["metric"] for check in results["verdict"]["checks"]] == [
+        f"answer loss change{part}" for part in ("", ", rows.jsonl", ", other.jsonl")
+    ]
+
+
 def test_an_evaluation_leaves_everything_behind(arguments, lora, tmp_path):
     results, printed = run(arguments(max_forgetting=1e3, min_gain=1e3))
     out = tmp_path / "out"
     assert json.loads((out / "results.json").read_text()) == results
     assert results["subjects"] == {"base": base_of(lora), "lora": lora}
+    assert results["warnings"] == []
     assert list(results["tasks"]) == ["forgetting", "learned"]
     change = results["tasks"]["forgetting"]["metrics"]["lora"]["loss change"]
     assert change["low"] < change["value"] < change["high"]

@@ -1,6 +1,6 @@
 """What a fine-tuned model has forgotten: its predictions on text that is not instructions, against its base's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from datasets import Dataset
 from rich.progress import Progress
@@ -58,6 +58,10 @@ class Forgetting:
         """
         for name, path in short_names(self.retain).items():
             self.domains[name] = read_text([path], tokenizer, max_length=self.max_length, max_documents=self.documents)
+
+    def texts(self) -> Iterable[list[int]]:
+        """Token ids of the documents; none where the base writes them."""
+        return (row for domain in self.domains.values() for row in domain["input_ids"])
 
     def run(
         self, subjects: Sequence[Subject], tokenizer: PreTrainedTokenizerBase, progress: Progress

@@ -95,6 +95,10 @@ class Instructions:
         if not self._rows:
             raise ExcitorError(f"no row of {', '.join(self.data)} has an answer to compare replies with")
 
+    def texts(self) -> Iterable[list[int]]:
+        """Token ids of the prompts."""
+        return self._prompts.values()
+
     def run(
         self, subjects: Sequence[Subject], tokenizer: PreTrainedTokenizerBase, progress: Progress
     ) -> dict[str, list[Item]]:

@@ -1,6 +1,6 @@
 """What a fine-tuned model has learned: the loss of the answers of held-out instructions, against its base's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
@@ -42,6 +42,10 @@ class Learned:
             self.encoded[name] = encode_examples(
                 load_examples([source]), tokenizer, max_length=self.max_length, template=self.template
             )
+
+    def texts(self) -> Iterable[list[int]]:
+        """Token ids of the rows."""
+        return (row for encoded in self.encoded.values() for row in encoded.dataset["input_ids"])
 
     def run(
         self, subjects: Sequence[Subject], tokenizer: PreTrainedTokenizerBase, progress: Progress

@@ -52,6 +52,8 @@ class Results(TypedDict):
     tasks: dict[str, TaskRecord]
     verdict: Verdict | None
     """Null where no bar was given."""
+    warnings: list[str]
+    """What to know before quoting a number; those on bars stand in the verdict."""
 
 
 def record(metric: Metric) -> MetricRecord:

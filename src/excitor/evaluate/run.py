@@ -19,6 +19,7 @@ from excitor.evaluate.store import read_items, write_items
 from excitor.evaluate.subjects import Lineup, read_lineup
 from excitor.evaluate.summary import Page, markdown_page, summary_table, update_card
 from excitor.evaluate.task import Item
+from excitor.evaluate.unknown import unknown_share, unknown_warning
 
 
 Items = dict[str, dict[str, list[Item]]]
@@ -51,6 +52,9 @@ def evaluate(arguments: EvalArguments, console: Console | None = None) -> Result
     planned = plan(arguments, lineup)
     for one in planned:
         one.task.check(lineup.tokenizer)
+    warning = _unknown_characters(planned, lineup)
+    if warning:
+        console.print(f"Warning: {warning}")
 
     items = _measure(planned, lineup, arguments, console)
     metrics = _summarise(planned, items)
@@ -74,6 +78,7 @@ def evaluate(arguments: EvalArguments, console: Console | None = None) -> Result
             for one in planned
         },
         "verdict": judge(arguments.limits, metrics) if arguments.limits else None,
+        "warnings": [warning] if warning else [],
     }
     sections = {one.task.name: one.task.report(items[one.task.name]) for one in planned}
     if state.is_main_process:
@@ -89,6 +94,12 @@ def evaluate(arguments: EvalArguments, console: Console | None = None) -> Result
         console.print(Page(in_words(results["verdict"])))
     console.print(f"Everything is in {arguments.out}; read {Path(arguments.out) / 'README.md'} first.")
     return results
+
+
+def _unknown_characters(planned: list[Planned], lineup: Lineup) -> str | None:
+    tasks = [one.task for one in planned if hasattr(one.task, "texts")]
+    shares = {task.name: unknown_share(task.texts(), lineup.tokenizer) for task in tasks}
+    return unknown_warning(shares, str(lineup.tokenizer.unk_token))
 
 
 def _measure(planned: list[Planned], lineup: Lineup, arguments: EvalArguments, console: Console) -> Items:

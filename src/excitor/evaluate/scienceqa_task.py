@@ -1,7 +1,7 @@
 """ScienceQA as a task: every subject answers the text questions in words, and a choice is read from its answer."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -87,6 +87,10 @@ class ScienceQA:
         for pid, problem in self.problems.items():
             question = "\n\n".join([*examples, build_prompt(problem)])
             self.prompts[pid] = encode_prompt([{"role": "user", "content": question}], tokenizer, self.template)
+
+    def texts(self) -> Iterable[list[int]]:
+        """Token ids of the prompts."""
+        return self.prompts.values()
 
     def run(
         self, subjects: Sequence[Subject], tokenizer: PreTrainedTokenizerBase, progress: Progress

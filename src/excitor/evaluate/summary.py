@@ -59,6 +59,7 @@ def markdown_page(results: Results, metrics: Metrics, sections: Mapping[str, str
     headings, rows = _cells(metrics)
     parts.append(markdown_table(headings, rows))
     parts.append("In brackets: 95 % bootstrap interval over items. Changes are against the base, item by item.")
+    parts += [f"**Warning:** {warning}" for warning in results["warnings"]]
     for task, section in sections.items():
         parts += [f"### {task}", section]
         if task in plots:

@@ -53,7 +53,12 @@ class Subject:
 
 
 class Task(Protocol):
-    """Something to measure subjects by."""
+    """Something to measure subjects by.
+
+    Two further methods are looked for: ``texts() -> Iterable[list[int]]``, the token ids of what will be read, known
+    after `check` (to warn of unknown characters), and ``pages(items) -> dict[str, str]``, texts by file name to write
+    beside the results.
+    """
 
     name: str
     """As in the names of files: "forgetting", "mmlu", ..."""

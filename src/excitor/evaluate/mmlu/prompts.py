@@ -45,11 +45,12 @@ def prompt_text(topic: Topic, question: Question, shots: int) -> str:
     The two spaces in front of the topic are theirs.
     """
     head = f"The following are multiple choice questions (with answers) about  {topic.name.replace('_', ' ')}.\n\n"
-    examples = "".join(f"{_block(example)} {example.answer}\n\n" for example in topic.examples[:shots])
-    return head + examples + _block(question)
+    examples = "".join(f"{block(example)} {example.answer}\n\n" for example in topic.examples[:shots])
+    return head + examples + block(question)
 
 
-def _block(question: Question) -> str:
+def block(question: Question) -> str:
+    """A question with its choices, up to where the letter is wanted."""
     choices = (f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=True))
     return question.text + "".join(choices) + "\nAnswer:"
 

@@ -1,7 +1,7 @@
 """MMLU as a task: every subject answers every question, chosen by the likelihood of the letters."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -13,7 +13,7 @@ from excitor.errors import ExcitorError
 from excitor.evaluate.bootstrap import estimate
 from excitor.evaluate.generation import context_length
 from excitor.evaluate.metric import Metric
-from excitor.evaluate.mmlu.prompts import Prompt, encode_letters, encode_topic
+from excitor.evaluate.mmlu.prompts import Prompt, block, encode_letters, encode_topic
 from excitor.evaluate.mmlu.questions import LETTERS, Topic, read_topics
 from excitor.evaluate.mmlu.scoring import score_letters
 from excitor.evaluate.mmlu.tables import report
@@ -56,7 +56,7 @@ class Mmlu:
         """
         if self.shots < 0:
             raise ExcitorError(f"The number of few-shot examples must not be negative, got {self.shots}.")
-        self.letters = encode_letters(tokenizer)
+        self._tokenizer, self.letters = tokenizer, encode_letters(tokenizer)
         self.topics = read_topics(self.source, split=self.split, topics=self.asked)
         for topic in self.topics:
             if len(topic.examples) < self.shots:
@@ -64,6 +64,10 @@ class Mmlu:
                     f"{self.source}: topic {topic.name} has {len(topic.examples)} few-shot examples, but {self.shots} "
                     "are asked for."
                 )
+
+    def texts(self) -> Iterable[list[int]]:
+        """Token ids of the questions with their choices, without examples."""
+        return self._tokenizer([block(question) for topic in self.topics for question in topic.questions]).input_ids
 
     def run(
         self, subjects: Sequence[Subject], tokenizer: PreTrainedTokenizerBase, progress: Progress
