@@ -47,6 +47,8 @@ def describe_machine() -> dict[str, Any]:
 def hash_files(sources: Iterable[str]) -> dict[str, str]:
     """SHA-256 by name of those sources that are local files, and of all files in those that are folders.
 
+    What Python keeps in ``__pycache__`` is left out: running a task of one's own writes there.
+
     Args:
         sources: Paths, hub ids or anything else; ``#N`` at the end is not part of a path.
     """
@@ -54,11 +56,15 @@ def hash_files(sources: Iterable[str]) -> dict[str, str]:
     for source in sources:
         path = next((Path(name) for name in (source, source.rpartition("#")[0]) if name and Path(name).exists()), None)
         if path is not None:
-            files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+            files = [path] if path.is_file() else sorted(filter(_is_source, path.rglob("*")))
             for file in files:
                 name = str(file.relative_to(path.parent))
                 found[name if name not in found else str(file)] = _hash_file(file)
     return found
+
+
+def _is_source(path: Path) -> bool:
+    return path.is_file() and "__pycache__" not in path.parts
 
 
 def _hash_file(path: Path) -> str:

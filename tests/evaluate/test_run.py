@@ -214,6 +214,24 @@ def test_two_processes_give_the_same_table(arguments, lora, files, tmp_path):
     assert tables[0] == tables[1]
 
 
+def test_edited_tasks_are_other_tasks(tmp_path, lora):
+    """Also where only a file beside the YAML has changed; the bytecode that Python leaves there is no change."""
+    own = tmp_path / "own"
+    (own / "__pycache__").mkdir(parents=True)
+    (own / "mine.yaml").write_text("task: mine")
+    (own / "utils.py").write_text("x = 1")
+
+    def define() -> dict:
+        arguments = EvalArguments(adapter=[lora], tasks=["mine"], task_path=str(own))
+        return plan(arguments, read_lineup(arguments))[-1].definition
+
+    first = define()
+    (own / "__pycache__" / "utils.pyc").write_bytes(b"code")
+    assert define() == first
+    (own / "utils.py").write_text("x = 2")
+    assert define() != first
+
+
 def test_every_task_gets_the_arguments_it_was_given(tmp_path, base_dir, lora, files):
     given = {"mmlu": "mmlu", "mmlu_topics": ["law"], "scienceqa": "qa", "tasks": ["arc_easy,boolq", "piqa"]}
     arguments = EvalArguments(adapter=[lora], data=[files["rows.jsonl"]], replies=True, batch_size=3, **given)

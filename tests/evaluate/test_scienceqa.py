@@ -194,6 +194,13 @@ def test_other_layouts_of_predictions_are_refused(tmp_path, value, message):
         ({"choices": ["one"]}, "'choices' must be a list of 2 to 5 texts"),
         ({"subject": "maths"}, "'subject' is 'maths'; expected one of natural science"),
         ({"grade": "grade13"}, "'grade' is 'grade13'"),
+        ({"question": " "}, "the question is empty"),
+        ({"question": None}, "'question' must be a text, not None"),
+        ({"hint": None}, "'hint' must be a text, not None"),
+        ({"split": 1}, "'split' must be a text, not 1"),
+        ({"image": 3}, "'image' must be the name of a file or null, not 3"),
+        ({"choices": ["one", ""]}, "every choice must be a text that is not empty"),
+        ({"choices": ["one", 2]}, "every choice must be a text that is not empty"),
     ],
 )
 def test_bad_problems_are_named(tmp_path, change, message):
@@ -209,7 +216,9 @@ def test_missing_fields_are_named(tmp_path):
 
 
 def test_splits(tmp_path):
-    splits = write(tmp_path / "splits.json", {"mini": ["2", 3], "broken": ["1", "x"]})
+    splits = write(tmp_path / "splits.json", {"mini": ["2", 3], "broken": ["1", "x"], "twice": ["1", "2", 1]})
+    with pytest.raises(ExcitorError, match="1 ids stand more than once in split 'twice': 1"):
+        select_split(PROBLEMS, "twice", splits)
     assert [*select_split(PROBLEMS, None)] == ["1", "2", "3", "4"]
     assert [*select_split(PROBLEMS, "val")] == ["4"]
     assert [*select_split(PROBLEMS, "mini", splits)] == ["2", "3"]

@@ -22,11 +22,17 @@ class Reader(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.tags: list[str] = []
+        self.open: list[str] = []
         self.texts: list[str] = []
 
     def handle_starttag(self, tag, attrs) -> None:
         self.tags.append(tag)
+        if tag != "meta":
+            self.open.append(tag)
         assert not {"src", "href"} & dict(attrs).keys()  # nothing comes from elsewhere
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
 
     def handle_data(self, data) -> None:
         self.texts.append(data)
@@ -40,6 +46,30 @@ def test_html_shows_every_text_and_runs_none(items):
     assert reader.texts.count(NASTY) == 2  # prompt and reply
     assert {"base", "tuned <b>", "(not answered: too long)", "42"} <= set(reader.texts)
     assert "light dark" in page
+
+
+def test_html_is_well_formed_whatever_the_texts_are(items):
+    """Long, in other scripts, with control characters and tags of their own."""
+    nasty = [
+        "</p></section></article>",
+        "x" * 5000,
+        "<!-- ",
+        "&amp; &lt;",
+        "שלום 你好 🙂",
+        "a\x00b\rc",
+        "\n" * 50,
+        '" onload="x',
+    ]
+    rows = {voice: [items["base"][0] | {"reply": text} for text in nasty] for voice in ("base", '"><b>')}
+    reader = Reader()
+    reader.feed(html_page(rows))
+    reader.close()
+    assert not reader.open
+    assert reader.tags.count("article") == len(nasty)
+    assert reader.tags.count("section") == 3 * len(nasty)
+    assert reader.tags.count("p") == 4 * len(nasty)
+    assert set(nasty) <= set(reader.texts)
+    assert "overflow-wrap: anywhere" in html_page(rows)  # a word of 5,000 letters stays in its column
 
 
 def test_markdown_keeps_texts_in_fences_they_cannot_close(items):

@@ -1,5 +1,6 @@
 """Reads ScienceQA's official files, and files of predictions for them."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,6 +50,8 @@ def select_split(problems: dict[str, Problem], split: str | None, splits: Path |
         asked = "--split is missing" if split is None else f"there is no split {split!r}"
         raise ExcitorError(f"{asked}; {splits or 'the problems'} have: {', '.join(members)}")
     pids = [str(pid) for pid in members[split]]
+    if repeated := [pid for pid, count in Counter(pids).items() if count > 1]:
+        raise ExcitorError(f"{splits}: {len(repeated)} ids stand more than once in split {split!r}: {some(repeated)}")
     unknown = [pid for pid in pids if pid not in problems]
     if unknown:
         raise ExcitorError(f"{splits}: {len(unknown)} ids of split {split!r} are unknown problems: {some(unknown)}")
@@ -81,9 +84,18 @@ def _fault(problem: Any) -> str | None:
         return f"expected an object, got {str(problem)[:60]!r}"
     if missing := [field for field in Problem.__required_keys__ if field not in problem]:
         return f"the field {min(missing)!r} is missing"
+    for field in ("question", "hint", "split"):
+        if not isinstance(problem[field], str):
+            return f"{field!r} must be a text, not {problem[field]!r}"
+    if not problem["question"].strip():
+        return "the question is empty"
+    if problem["image"] is not None and not isinstance(problem["image"], str):
+        return f"'image' must be the name of a file or null, not {problem['image']!r}"
     choices, answer = problem["choices"], problem["answer"]
     if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
         return f"'choices' must be a list of 2 to {len(LETTERS)} texts, not {choices!r}"
+    if not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        return f"every choice must be a text that is not empty, not {choices!r}"
     if type(answer) is not int or not 0 <= answer < len(choices):
         return f"'answer' is {answer!r}, but there are {len(choices)} choices (0 to {len(choices) - 1})"
     for field, known in (("subject", SUBJECTS), ("grade", GRADES)):
