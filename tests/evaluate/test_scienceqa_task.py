@@ -61,8 +61,24 @@ def test_the_text_questions_of_a_split_are_asked(folder, adapted, tokenizer):
     question = "Question: Which is a metal?\nContext: Look.\nOptions: (A) iron (B) wood\nAnswer:"
     assert prompt.endswith(f"### Instruction:\n{question}\n\n### Response:\n")
     report = task.report(items)
-    assert "1 questions with an image were not asked" in report
+    assert "1 further questions have an image and were not asked" in report
     assert "1 questions were too long" in report
+
+
+def test_a_caption_stands_for_an_image(folder, adapted, tokenizer):
+    path = Path(folder) / "problems.json.gz"
+    problems = json.loads(gzip.decompress(path.read_bytes()))
+    problems["4"]["caption"] = "A red pan."
+    path.write_bytes(gzip.compress(json.dumps(problems | {"7": problem(image="image.png")}).encode()))
+    splits = {"train": ["1", "2"], "test": ["3", "4", "7"]}
+    (Path(folder) / "pid_splits.json").write_text(json.dumps(splits))
+    task = ScienceQA(folder, captions=True, max_new_tokens=4)
+    items = run(task, adapted, tokenizer)
+    assert [item["id"] for item in items["base"]] == ["3", "4"]
+    assert "Context: A red pan.\n" in tokenizer.decode(task.prompts["4"])
+    report = task.report(items)
+    assert "1 of them have an image, for which a caption stood." in report
+    assert "1 further questions have an image and were not asked." in report
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,9 @@ class EvalArguments:
         default="QCM-A", metadata={"help": "Where the answer stands in a reply to ScienceQA: QCM-A, QCM-ALE, QCM-LEA."}
     )
     scienceqa_shots: int = field(default=0, metadata={"help": "Answered examples in front of each question of it."})
+    scienceqa_captions: bool = field(
+        default=False, metadata={"help": "Ask its questions with an image too, a caption standing for the image."}
+    )
     tasks: list[str] = field(
         default_factory=list,
         metadata={"help": "Tasks of lm-evaluation-harness, such as arc_easy,hellaswag; needs excitor[eval]."},

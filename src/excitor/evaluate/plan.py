@@ -57,6 +57,7 @@ def _tasks(arguments: EvalArguments, lineup: Lineup) -> Iterator[tuple[type, dic
 
         own = {"folder": arguments.scienceqa, "split": arguments.scienceqa_split}
         own |= {"format": arguments.scienceqa_format, "shots": arguments.scienceqa_shots, "seed": arguments.seed}
+        own |= {"captions": arguments.scienceqa_captions}
         yield ScienceQA, own | chat | size
     if arguments.tasks:
         from excitor.evaluate.harness import Harness

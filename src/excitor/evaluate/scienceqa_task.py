@@ -1,4 +1,4 @@
-"""ScienceQA as a task: every subject answers the text questions in words, and a choice is read from its answer."""
+"""ScienceQA as a task: every subject answers the questions in words, and a choice is read from its answer."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -26,10 +26,11 @@ SPLITS = "pid_splits.json"
 
 
 class ScienceQA:
-    """Accuracy of greedy answers on ScienceQA's text questions.
+    """Accuracy of greedy answers on ScienceQA's questions.
 
-    Questions with an image are counted but not asked. An answer from which no choice can be read has failed: it is
-    counted and is wrong. So is a question that leaves no room for the longest answer in the model's context.
+    A question with an image is asked only with a caption in place of the image, if wanted; else it is counted. An
+    answer from which no choice can be read has failed: it is counted and is wrong. So is a question that leaves no
+    room for the longest answer in the model's context.
 
     Args:
         folder: Holds ``problems.json``, or one ``problems*.json[.gz]``, and ``pid_splits.json``.
@@ -37,6 +38,7 @@ class ScienceQA:
         format: How examples answer, and where in a reply the answer is expected: the letter alone (``"QCM-A"``),
             before its explanation (``"QCM-ALE"``), or after it (``"QCM-LEA"``).
         shots: Solved text questions of the train split in front of each question.
+        captions: Whether to ask questions with an image whose problem has a caption, which joins the context.
         template: How the question becomes a prompt; see ``resolve_template``.
         max_new_tokens: Longest answer; by default 32 tokens, 256 for ``"QCM-LEA"``.
         batch_size: Questions side by side, at most.
@@ -52,12 +54,14 @@ class ScienceQA:
         split: str = "test",
         format: str = "QCM-A",
         shots: int = 0,
+        captions: bool = False,
         template: str = "auto",
         max_new_tokens: int | None = None,
         batch_size: int = 16,
         seed: int = 0,
     ) -> None:
         self.folder, self.split, self.format, self.shots = Path(folder), split, format, shots
+        self.captions = captions
         self.template, self.max_new_tokens, self.batch_size, self.seed = template, max_new_tokens, batch_size, seed
         self.problems: dict[str, Problem] = {}
         self.prompts: dict[str, list[int]] = {}
@@ -76,16 +80,21 @@ class ScienceQA:
             raise ExcitorError(f"the number of few-shot examples must not be negative, got {self.shots}")
         everything, splits = read_problems(_problems_file(self.folder)), self.folder / SPLITS
         chosen = select_split(everything, self.split, splits)
-        text = {pid: problem for pid, problem in chosen.items() if not problem["image"]}
-        if not text:
+        asked = {
+            pid: problem
+            for pid, problem in chosen.items()
+            if not problem["image"] or (self.captions and problem.get("caption"))
+        }
+        if not asked:
             raise ExcitorError(
                 f"{splits}: none of the {len(chosen):,} questions of split {self.split!r} is without image"
+                + " or has a caption" * self.captions
             )
-        self.problems, self.images = text, len(chosen) - len(text)
+        self.problems, self.images = asked, len(chosen) - len(asked)
         examples = self._examples(everything, splits)
         self.prompts = {}
         for pid, problem in self.problems.items():
-            question = "\n\n".join([*examples, build_prompt(problem)])
+            question = "\n\n".join([*examples, build_prompt(problem, caption=self.captions)])
             self.prompts[pid] = encode_prompt([{"role": "user", "content": question}], tokenizer, self.template)
 
     def texts(self) -> Iterable[list[int]]:
@@ -146,14 +155,15 @@ class ScienceQA:
                     f"{len(result['failed']):,}",
                 ]
             )
+        captioned = sum(bool(problem["image"]) for problem in self.problems.values())
         notes = [
-            f"Text questions of split {self.split!r}, {self.format}, {self.shots}-shot, greedy answers.",
+            f"{len(self.problems):,} questions of split {self.split!r}, {self.format}, {self.shots}-shot, greedy.",
             "An answer that names no choice has failed and counts as wrong.",
         ]
+        if captioned:
+            notes.append(f"{captioned:,} of them have an image, for which a caption stood.")
         if self.images:
-            notes.append(
-                f"{self.images:,} questions with an image were not asked: this task asks text questions alone."
-            )
+            notes.append(f"{self.images:,} further questions have an image and were not asked.")
         if too_long := sum(item["reply"] is None for item in next(iter(items.values()))):
             notes.append(f"{too_long:,} questions were too long for the context and count as failed.")
         return f"{markdown_table(('%', *COLUMNS, 'correct', 'FAILED'), rows)}\n\n{' '.join(notes)}"
