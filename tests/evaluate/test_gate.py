@@ -86,6 +86,7 @@ def test_a_base_that_answers_nothing_has_nothing_to_lose(before, after, ship, wa
     assert result["ship"] == ship
     assert len(result["warnings"]) == warnings
     assert in_words(result).count("**Warning:**") == warnings
+    assert "accuracy change (fall) +0.0000 [+0.0000, +0.0000]" in in_words(result)
     if not ship:
         assert result["checks"][0]["outcome"] == "not shown"
 

@@ -84,7 +84,8 @@ def in_words(verdict: Verdict) -> str:
 
 def _check(bar: Bar, limit: float, subject: str, name: str, metric: Metric, *, silent: bool) -> Check:
     sign = -1 if bar.falling else 1
-    low, high = sorted((sign * metric.low, sign * metric.high))
+    value, low, high = (sign * number + 0.0 for number in (metric.value, metric.low, metric.high))  # no -0
+    low, high = sorted((low, high))
     cleared, missed = (low >= limit, high < limit) if bar.least else (high <= limit, low > limit)
     outcome: Outcome = "not shown" if silent else "cleared" if cleared else "missed" if missed else "not shown"
     return {
@@ -92,7 +93,7 @@ def _check(bar: Bar, limit: float, subject: str, name: str, metric: Metric, *, s
         "bar": bar.name,
         "metric": name,
         "limit": limit,
-        "value": sign * metric.value,
+        "value": value,
         "low": low,
         "high": high,
         "outcome": outcome,
