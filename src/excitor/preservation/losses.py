@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,10 @@ def recorded_keys(model: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]
     excited: list[Tensor] = []
     with ExitStack() as hooks:
         for layer in excitor_layers(model).values():
-            hooks.enter_context(layer.base_layer.register_forward_hook(lambda _, __, key: plain.append(key)))
-            hooks.enter_context(layer.register_forward_hook(lambda _, __, key: excited.append(key)))
+            for module, keys in ((layer.base_layer, plain), (layer, excited)):
+                hooks.enter_context(module.register_forward_hook(partial(_append_output, keys)))
         yield plain, excited
+
+
+def _append_output(keys: list[Tensor], module: nn.Module, inputs: tuple[Tensor, ...], key: Tensor) -> None:
+    keys.append(key)
