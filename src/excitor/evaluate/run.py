@@ -4,6 +4,7 @@ import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -97,7 +98,7 @@ def evaluate(arguments: EvalArguments, console: Console | None = None) -> Result
 
 
 def _unknown_characters(planned: list[Planned], lineup: Lineup) -> str | None:
-    tasks = [one.task for one in planned if hasattr(one.task, "texts")]
+    tasks: list[Any] = [one.task for one in planned if hasattr(one.task, "texts")]
     shares = {task.name: unknown_share(task.texts(), lineup.tokenizer) for task in tasks}
     return unknown_warning(shares, str(lineup.tokenizer.unk_token))
 

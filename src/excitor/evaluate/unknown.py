@@ -1,6 +1,7 @@
 """What a tokenizer cannot write: there a model reads less than a person does."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -10,10 +11,11 @@ def unknown_share(rows: Iterable[Sequence[int]], tokenizer: PreTrainedTokenizerB
 
     Args:
         rows: Token ids.
-        tokenizer: Where its unknown token is used to end or pad texts too (GPT-2), it is not counted.
+        tokenizer: Where its unknown token starts or ends texts too (GPT-2), it is not counted. Characters for which a
+            tokenizer writes no token at all cannot be seen in the ids.
     """
-    unknown = tokenizer.unk_token_id
-    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+    unknown = cast(int | None, tokenizer.unk_token_id)
+    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         return 0.0
     counts = [(list(row).count(unknown), len(row)) for row in rows]
     return sum(lost for lost, _ in counts) / max(1, sum(total for _, total in counts))
