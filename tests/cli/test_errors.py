@@ -92,7 +92,7 @@ def test_yaml(fails, tmp_path, text, message):
         ("max_length", 12, "none of the 4 rows is left to learn from: 4 longer than max_length"),
         ("eval_rows", 4, "--eval-rows 4 leaves none of 4 usable rows"),
         ("r", 0, "--r must be at least 1, got 0."),
-        ("preset", "papper", "--preset must be one of paper"),
+        ("preset", "papper", "--preset must be one of default, paper"),
         ("top_layers", 9, "top_layers"),
         ("target_modules", "w_k", "w_k"),
     ],

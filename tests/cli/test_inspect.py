@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import excitor
-from excitor.cli.inspect import describe
+from excitor.diagnostics.files import describe
 from excitor.errors import ExcitorError
 from tiny import make_llama
 
@@ -129,7 +129,7 @@ def test_missing_tensors_are_named(adapter_dir, tmp_path):
         },
         file,
     )
-    with pytest.raises(ExcitorError, match=r"no gate or no prompts in model\.layers\.1\.self_attn\.k_proj"):
+    with pytest.raises(ExcitorError, match=r"no gate in model\.layers\.1\.self_attn\.k_proj"):
         describe(folder)
     save_file({}, file)
     with pytest.raises(ExcitorError, match="in any layer"):

@@ -143,7 +143,7 @@ def test_lora_is_held_too(replayed, lora, console, tmp_path):
     common = {"steps": 20, "save_steps": 20, "batch_size": 8, **lora}
     free = train(replayed(replay=[], replay_length=None, out=str(tmp_path / "free"), **common), console)
     held = train(replayed(kl_weight=3.0, out=str(tmp_path / "held"), **common), console)
-    assert held["forgotten"]["kl"] < 0.5 * free["forgotten"]["kl"]
+    assert held["forgotten"]["kl"] < 0.7 * free["forgotten"]["kl"]
     assert held["learned"]["change"] < 0
     assert "A LORA adapter" in (tmp_path / "held" / "README.md").read_text()
 

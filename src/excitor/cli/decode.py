@@ -102,7 +102,14 @@ class Responder:
 
 
 def load(adapter: str, base: str | None, strength: float, decoding: Decoding) -> Responder:
-    """Loads an adapter on its base, ready to answer.
+    """Loads an adapter on its base, ready to answer; see :func:`load_trained`."""
+    return Responder(*load_trained(adapter, base, strength), decoding)
+
+
+def load_trained(
+    adapter: str, base: str | None, strength: float, dtype: str = "auto"
+) -> "tuple[PeftModel, PreTrainedTokenizerBase, str]":
+    """Loads an adapter on its base, with its tokenizer and the name of the template it was trained with.
 
     Raises:
         ExcitorError: The adapter or its base is missing, damaged, or one does not fit the other.
@@ -115,9 +122,9 @@ def load(adapter: str, base: str | None, strength: float, decoding: Decoding) ->
     from excitor.checkpoint import load_adapter
     from excitor.layer import set_strength
 
-    model, tokenizer = load_adapter(adapter, base)
+    model, tokenizer = load_adapter(adapter, base, dtype)
     if strength != 1:  # an adapter of another PEFT method answers too, but has no strength
         set_strength(model, strength)
     run = Path(adapter) / "run.yaml"
     template = yaml.safe_load(run.read_text(encoding="utf-8"))["template"] if run.exists() else "auto"
-    return Responder(model, tokenizer, template, decoding)
+    return model, tokenizer, template

@@ -102,7 +102,9 @@ def _check(bar: Bar, limit: float, subject: str, name: str, metric: Metric, *, s
 
 def _warnings(bar: Bar, metrics: Mapping[str, Mapping[str, Metric]]) -> Iterator[str]:
     base, *_ = metrics
-    for name, own in metrics.items() if bar.failed else ():
+    if bar.failed is None:
+        return
+    for name, own in metrics.items():
         if (share := own[bar.failed].value) > MOSTLY_FAILED:
             yield (
                 f"{name} failed to answer {share:.1f} % of the questions of {bar.task}, so {bar.flag} is about form, "

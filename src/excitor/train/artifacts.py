@@ -49,7 +49,9 @@ def _draw_parts(axes: Axes, metrics: list[dict[str, Any]], names: list[str]) -> 
         axes.plot(
             [record["step"] for record in drawn], _smooth([record["parts"][name] for record in drawn]), label=name
         )
-    axes.set(xlabel="step", ylabel="preservation losses, without weights (running mean)", yscale="log")
+    positive = any(value > 0 for record in metrics for value in record["parts"].values())  # a logarithm needs one
+    axes.set(xlabel="step", ylabel="preservation losses, without weights (running mean)")
+    axes.set_yscale("log" if positive else "linear")
     axes.legend()
 
 

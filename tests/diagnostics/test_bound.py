@@ -1,0 +1,98 @@
+import peft
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+import excitor
+from excitor.diagnostics.attention import shift
+from excitor.diagnostics.bound import shift_bound
+from excitor.diagnostics.measure import measure
+from excitor.families import FAMILIES
+from excitor.layer import set_strength
+from tiny import make_llama
+
+
+scores = st.lists(st.floats(-8, 8), min_size=1, max_size=6)
+SWITCHES = [
+    {},
+    {"num_local_prompts": 2},
+    {"num_prompts": 0, "num_local_prompts": 2},
+    {"separate_values": True, "num_local_prompts": 1},
+    {"null_prompt": True, "temperature": 0.5},
+    {"gate": "layer"},
+    {"gate": "none"},
+    {"generator": "mlp"},
+]
+
+
+@given(scores, st.floats(0, 8), st.data())
+def test_no_row_moves_further(logits, largest, data):
+    size = len(logits)
+    change = data.draw(st.lists(st.floats(-largest, largest), min_size=size, max_size=size))
+    before = torch.tensor(logits, dtype=torch.float64)
+    after = before + torch.tensor(change, dtype=torch.float64)
+    moved = shift(before.softmax(0), after.softmax(0))
+    assert moved <= torch.tanh(torch.tensor(largest / 2, dtype=torch.float64)) + 1e-12
+
+
+def test_bound_is_attained():
+    """Two tokens, equally far on both sides of equal shares."""
+    before, after = torch.tensor([-1.0, 1.0]).softmax(0), torch.tensor([1.0, -1.0]).softmax(0)
+    bound = shift_bound(torch.tensor([[2.0]]), torch.tensor([1.0]))
+    torch.testing.assert_close(shift(before, after), bound[0, 0])
+
+
+def test_query_heads_belong_to_key_heads_in_order():
+    bound = shift_bound(torch.ones(4, 3), torch.tensor([0.5, 2.0]))
+    torch.testing.assert_close(bound, torch.tanh(torch.tensor([0.25, 0.25, 1.0, 1.0]))[:, None].expand(4, 3))
+
+
+@pytest.mark.parametrize("strength", [0.02, 1.0, 3.0])
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_measured_shift_is_below_the_bound(adapted, switches, strength):
+    model = adapted(**switches)
+    set_strength(model, strength)
+    for layer in measure(model, [[1, *range(40, 70)], [1, 50, 51]]).layers:
+        for moved, bound in zip(layer.shift_max, layer.bound, strict=True):
+            assert 0 < moved <= bound + 1e-6
+            assert strength > 0.1 or bound < 1  # otherwise nothing was tested
+
+
+def test_rotary_embedding_that_scales(adapted):
+    """Variants for long contexts multiply queries and keys by a factor each."""
+    bounds = []
+    for factor in (1.0, 2.0):
+        rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "attention_factor": factor}
+        model = adapted(make_llama(rope_parameters=rope))
+        set_strength(model, 0.02)
+        bounds.append(torch.tensor(measure(model, [[1, 40, 41, 42]]).layers[0].bound).atanh())
+    torch.testing.assert_close(bounds[1], 4 * bounds[0])
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_families(model_type):
+    """Each scales its scores in its own way."""
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "num_local_experts": 2,
+        "pad_token_id": 0,
+        "initializer_range": 0.2,
+        "query_pre_attn_scalar": 2,
+        "attention_multiplier": 0.7,
+    }
+    config = CONFIG_MAPPING[model_type](**sizes)
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(config)
+    model = peft.get_peft_model(base, excitor.ExcitorConfig(r=4, num_prompts=3, init_weights=False))
+    set_strength(model, 0.05)
+    for layer in measure(model, [list(range(1, 20))]).layers:
+        assert len(layer.shift) == 4
+        assert all(0 < moved <= bound < 1 for moved, bound in zip(layer.shift_max, layer.bound, strict=True))
