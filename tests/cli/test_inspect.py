@@ -132,5 +132,5 @@ def test_missing_tensors_are_named(adapter_dir, tmp_path):
     with pytest.raises(ExcitorError, match=r"no gate in model\.layers\.1\.self_attn\.k_proj"):
         describe(folder)
     save_file({}, file)
-    with pytest.raises(ExcitorError, match="in any layer"):
+    with pytest.raises(ExcitorError, match="it holds no layer"):
         describe(folder)

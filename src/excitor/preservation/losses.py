@@ -26,7 +26,7 @@ def kl_to_base(base_logits: Tensor, logits: Tensor, mask: Tensor) -> Tensor:
     """
     base = base_logits[mask].float().log_softmax(-1)
     own = logits[mask].float().log_softmax(-1)
-    return F.kl_div(own, base, reduction="sum", log_target=True) / mask.numel()
+    return F.kl_div(own, base, reduction="sum", log_target=True) / mask.sum().clamp(min=1)
 
 
 def relative_size(changes: Sequence[Tensor], references: Sequence[Tensor], mask: Tensor) -> Tensor:
