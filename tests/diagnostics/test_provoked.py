@@ -85,7 +85,7 @@ def test_over_modification(run):
     """Answers written backwards: learned at the cost of everything else."""
     folder = run(lambda answer: answer[::-1], steps=50, learning_rate=2e-2)
     signs = signs_of(folder)
-    assert signs.forgotten > 1
+    assert signs.forgotten > 0.3
     assert signs.shift > 0.2
     assert names(signs) == ["over-modification"]
     assert [finding.name for finding in check_run(folder)] == ["over-modification"]

@@ -2,11 +2,9 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
-from excitor.errors import ExcitorError
+from excitor.arguments import Arguments
 from excitor.evaluate.bars import BARS
 
 
@@ -14,7 +12,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass
-class EvalArguments:
+class EvalArguments(Arguments):
     """The arguments of :func:`excitor.evaluate.run.evaluate`; each is described in its field's ``help``."""
 
     adapter: list[str] = field(
@@ -109,34 +107,14 @@ class EvalArguments:
         """Whether there is a base to compare with."""
         return bool(self.adapter or self.base)
 
-    def check(self) -> None:
-        """Check everything that can be checked without reading a file.
-
-        Raises:
-            ExcitorError: Something is missing, out of range or contradictory; the message lists all faults.
-        """
-        faults = list(self._faults())
-        if faults:
-            raise ExcitorError("\n".join(faults))
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields by name."""
-        return asdict(self)
-
     def _faults(self) -> Iterator[str]:
         if not self.adapter and not self.model:
             yield "There is nothing to measure: give --adapter or --model."
-        for name in ("retain_documents", "batch_size", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                yield f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}."
-        if self.task_limit is not None and self.task_limit < 1:
-            yield f"--task-limit must be at least 1, got {self.task_limit}."
-        if self.max_length is not None and self.max_length < 2:
-            yield f"--max-length must be at least 2, got {self.max_length}."
+        yield from self._at_least(1, "retain_documents", "batch_size", "max_new_tokens", "task_limit")
+        yield from self._at_least(2, "max_length")
         if self.precision not in PRECISIONS:
             yield f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}."
-        if Path(self.out).exists() and not Path(self.out).is_dir():
-            yield f"--out {self.out} is a file; it must be a folder."
+        yield from self._is_folder("out")
         for name, limit in self.limits.items():
             bar = BARS[name]
             if not math.isfinite(limit):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from excitor.arguments import flag
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -26,7 +28,7 @@ class Bar:
     @property
     def flag(self) -> str:
         """As on the command line."""
-        return "--" + self.name.replace("_", "-")
+        return flag(self.name)
 
 
 BARS = {
