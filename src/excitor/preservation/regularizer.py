@@ -139,7 +139,7 @@ class Preservation:
         if "attention_mask" in inputs:
             wanted &= inputs["attention_mask"][:, 1:].bool()
         if "position_ids" in inputs:
-            pass
+            wanted &= inputs["position_ids"][:, 1:] != 0
         names = ("input_ids", "attention_mask", "position_ids")
         inputs = {name: inputs[name] for name in names if name in inputs}
         own = self._forward(inputs).logits
