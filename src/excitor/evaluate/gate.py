@@ -102,10 +102,8 @@ def _check(bar: Bar, limit: float, subject: str, name: str, metric: Metric, *, s
 
 def _warnings(bar: Bar, metrics: Mapping[str, Mapping[str, Metric]]) -> Iterator[str]:
     base, *_ = metrics
-    if bar.failed is None:
-        return
     for name, own in metrics.items():
-        if (share := own[bar.failed].value) > MOSTLY_FAILED:
+        if bar.failed and (share := own[bar.failed].value) > MOSTLY_FAILED:
             yield (
                 f"{name} failed to answer {share:.1f} % of the questions of {bar.task}, so {bar.flag} is about form, "
                 "not knowledge: give examples to copy, or more room."
