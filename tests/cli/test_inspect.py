@@ -8,7 +8,6 @@ import torch
 
 import excitor
 from excitor.diagnostics.files import describe
-from excitor.errors import ExcitorError
 from tiny import make_llama
 
 
@@ -16,37 +15,11 @@ def copy(source: str, target: Path) -> Path:
     return Path(shutil.copytree(source, target / "copy"))
 
 
-def test_describe_agrees_with_the_loaded_model(adapter_dir):
-    adapter = describe(Path(adapter_dir))
-    model, _ = excitor.load_adapter(adapter_dir)
-    gates = excitor.gates(model)
-    assert [layer["name"] for layer in adapter["layers"]] == [name.removeprefix("base_model.model.") for name in gates]
-    for layer, gate in zip(adapter["layers"], gates.values(), strict=True):
-        assert layer["gates"] == gate.tolist()
-    prompts = (
-        model.get_submodule("base_model.model.model.layers.1.self_attn.k_proj").excitor_generator["default"].prompts
-    )
-    torch.testing.assert_close(adapter["layers"][0]["prompt_norm"], prompts.norm(dim=-1).mean().item())
-
-    # 2 layers; width 32, rank 4, 5 prompts, 2 key heads of 12
-    assert adapter["parameters"] == {"total": 692, "A": 2 * 32 * 4, "B": 2 * 4 * 24, "gate": 4, "prompts": 2 * 5 * 24}
-    assert adapter["parameters"]["total"] == sum(p.numel() for n, p in model.named_parameters() if "excitor_" in n)
-    assert adapter["config"]["num_prompts"] == 5
-    assert adapter["config"]["gate_init_std"] == 0.0
-    assert adapter["report"] is None
-
-
-def test_other_trained_modules_are_counted(tmp_path):
-    config = excitor.ExcitorConfig(r=2, num_prompts=2, modules_to_save=["lm_head"])
-    excitor.save_adapter(peft.get_peft_model(make_llama(), config), tmp_path)
-    assert describe(tmp_path)["parameters"]["other modules"] == 259 * 32
-
-
-def test_layers_are_in_the_order_of_the_model(tmp_path):
-    model = make_llama(num_hidden_layers=11)
-    excitor.save_adapter(peft.get_peft_model(model, excitor.ExcitorConfig(r=2, num_prompts=2)), tmp_path)
-    names = [layer["name"] for layer in describe(tmp_path)["layers"]]
-    assert names == [f"model.layers.{index}.self_attn.k_proj" for index in range(11)]
+@pytest.fixture
+def text(tmp_path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("Once there was a cat.\n\n" + "The cat sat on the mat. " * 20 + "\n\nThen it rained.\n")
+    return path
 
 
 def test_terminal_shows_everything_without_the_base(command, adapter_dir, tmp_path):
@@ -58,6 +31,7 @@ def test_terminal_shows_everything_without_the_base(command, adapter_dir, tmp_pa
     assert "gone/away" in result.out
     gates = describe(folder)["layers"][0]["gates"]
     assert "  ".join(f"{gate:+.4f}" for gate in gates) in result.out
+    assert "Doctor: no sign of" in result.out
 
 
 def test_many_heads_are_shades(command, tmp_path):
@@ -71,66 +45,110 @@ def test_many_heads_are_shades(command, tmp_path):
     assert "·░▒▓█···········" in command("inspect", tmp_path).out
 
 
-def test_untrained_gates(command, tmp_path):
-    excitor.save_adapter(peft.get_peft_model(make_llama(), excitor.ExcitorConfig(r=2, num_prompts=2)), tmp_path)
-    assert "largest gate 0.0000" in command("inspect", tmp_path).out
+@pytest.mark.parametrize(
+    ("switches", "shown"),
+    [
+        ({"gate_init": 0.0}, "largest gate 0.0000"),
+        ({"gate": "none"}, "fixed at 1"),
+        ({"gate": "layer", "gate_init": 0.5}, "+0.5000"),
+        ({"num_prompts": 0, "num_local_prompts": 2}, "parameters: local"),
+    ],
+    ids=str,
+)
+def test_every_kind_of_gate(command, tmp_path, switches, shown):
+    config = excitor.ExcitorConfig(**({"r": 2, "num_prompts": 2} | switches))
+    excitor.save_adapter(peft.get_peft_model(make_llama(), config), tmp_path)
+    assert shown in command("inspect", tmp_path).out
 
 
-def test_report_of_the_training_run_is_shown(command, adapter_dir, tmp_path):
+def test_report_of_the_training_run_is_shown_and_judged(command, adapter_dir, tmp_path):
     folder = copy(adapter_dir, tmp_path)
     losses = {"base": 4.25, "adapter": 3.5, "change": -0.75, "tokens": 10}
     report = {
         "learned": losses | {"rows": 3},
-        "forgotten": losses | {"kl": 0.1, "flipped": 0.2, "documents": 2, "source": "story.txt"},
+        "forgotten": {**losses, "change": 0.5, "kl": 0.5, "flipped": 0.2, "documents": 2, "source": "story.txt"},
     }
     (folder / "report.json").write_text(json.dumps(report))
-    assert "-0.7500" in command("inspect", folder).out
-    assert json.loads(command("inspect", folder, "--json").out)["report"] == report
+    out = command("inspect", folder).out
+    assert "-0.7500" in out
+    assert "over-modification" in out
+    assert "rose by 0.500 nats (> 0.1)" in out
+    shown = json.loads(command("inspect", folder, "--json").out)
+    assert shown["report"] == report
+    assert [finding["name"] for finding in shown["findings"]] == ["over-modification"]
 
 
-def test_what_is_no_excitor_adapter(tmp_path, lora_dir, base_dir):
-    with pytest.raises(ExcitorError, match="holds an adapter of type LORA; expected EXCITOR"):
-        describe(Path(lora_dir))
-    with pytest.raises(ExcitorError, match="is not an adapter folder"):
-        describe(Path(base_dir))
-    with pytest.raises(ExcitorError, match=r"adapter_config\.json does not exist"):
-        describe(tmp_path / "nothing")
+def test_prompt_is_rendered_as_in_training(command, adapter_dir, tmp_path):
+    folder = copy(adapter_dir, tmp_path)
+    (folder / "run.yaml").write_text("template: instruction\n")
+    rendered = json.loads(command("inspect", folder, "--prompt", "Hi", "--json").out)
+    assert "".join(rendered["attention"]["tokens"]) == "### Instruction:\nHi\n\n### Response:\n"
+    verbatim = json.loads(command("inspect", folder, "--prompt", "Hi there", "--verbatim", "--json").out)
+    assert "".join(verbatim["attention"]["tokens"]) == "Hi there"
+    assert verbatim["measurement"]["tokens"] == 8
+    assert [layer["index"] for layer in verbatim["measurement"]["layers"]] == [1, 2]
+
+
+def test_terminal_shows_what_was_measured(command, adapter_dir, text):
+    out = command("inspect", adapter_dir, "--text", text, "--layer", 2, "--head", 1).out
+    assert "Measured on" in out
+    assert "layer 2, query head 1" in out
+    (row,) = [line.split() for line in out.splitlines() if line.startswith("    1 ")]
+    assert len(row) == 9
+    assert float(row[1]) <= float(row[2]) <= float(row[3])  # mean shift, largest, bound
+
+
+def test_null_prompt_has_a_column(command, base_dir, tmp_path):
+    base = make_llama()
+    base.name_or_path = base_dir
+    config = excitor.ExcitorConfig(r=2, num_prompts=2, null_prompt=True, init_weights=False)
+    excitor.save_adapter(peft.get_peft_model(base, config), tmp_path)
+    out = command("inspect", tmp_path, "--prompt", "Hi").out
+    assert "null: share of the null prompt" in " ".join(out.split())
+    (row,) = [line.split() for line in out.splitlines() if line.startswith("    1 ") and "+" not in line]
+    assert len(row) == 10
+
+
+def test_documents_of_a_text(command, adapter_dir, text):
+    measured = [
+        json.loads(command("inspect", adapter_dir, "--text", text, "--json", *more).out)["measurement"]
+        for more in ([], ["--documents", 1])
+    ]
+    assert [each["documents"] for each in measured] == [4, 1]  # the long one is in two pieces
+    assert measured[0]["tokens"] > 480
+
+
+def test_strength_counts(command, adapter_dir):
+    shifts = []
+    for strength in (0, 1):
+        out = command("inspect", adapter_dir, "--prompt", "Hi", "--strength", strength, "--json").out
+        shifts.append(max(json.loads(out)["measurement"]["layers"][0]["shift"]))
+    assert shifts[0] == 0 < shifts[1]
+
+
+def test_folder_with_numbers_and_pictures(command, adapter_dir, tmp_path):
+    out = tmp_path / "new" / "folder"
+    result = command("inspect", adapter_dir, "--prompt", "Hi $5", "--out", out, "--json")
+    assert json.loads((out / "inspection.json").read_text()) == json.loads(result.out)
+    pictures = sorted(path.name for path in out.glob("*.png"))
+    assert pictures == ["attention.png", "drift.png", "shift.png", "usage.png"]
+    assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("options", "message"),
     [
-        ("adapter_config.json", b"{", "adapter_config.json is damaged, not JSON"),
-        ("adapter_model.safetensors", None, "the adapter was not saved completely"),
-        ("adapter_model.safetensors", b"\x01\x02", "adapter_model.safetensors is damaged"),
-        ("report.json", b"", "report.json is damaged"),
+        (["--prompt", "a", "--text", "b"], "Give --prompt or --text, not both"),
+        (["--out", "x"], "--out belongs to what is measured: give --prompt or --text too"),
+        (["--strength", "0.5"], "--strength belongs to what is measured"),
+        (["--text", "a", "--verbatim"], "--verbatim belongs to what is measured: give --prompt too"),
+        (["--prompt", "a", "--documents", "3"], "--documents belongs to what is measured: give --text too"),
+        (["--prompt", "a", "--layer", "0"], "Layer 0 is not adapted; the adapted layers are 1, 2"),
+        (["--prompt", "a" * 300], "the model's context is 256"),
     ],
+    ids=str,
 )
-def test_damaged_files_are_named(adapter_dir, tmp_path, name, content, message):
-    folder = copy(adapter_dir, tmp_path)
-    (folder / name).unlink(missing_ok=True)
-    if content is not None:
-        (folder / name).write_bytes(content)
-    with pytest.raises(ExcitorError, match=message):
-        describe(folder)
-
-
-def test_missing_tensors_are_named(adapter_dir, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    folder = copy(adapter_dir, tmp_path)
-    file = folder / "adapter_model.safetensors"
-    tensors = load_file(file)
-    save_file(
-        {
-            key: tensor
-            for key, tensor in tensors.items()
-            if not key.endswith("1.self_attn.k_proj.excitor_processor.gate")
-        },
-        file,
-    )
-    with pytest.raises(ExcitorError, match=r"no gate in model\.layers\.1\.self_attn\.k_proj"):
-        describe(folder)
-    save_file({}, file)
-    with pytest.raises(ExcitorError, match="it holds no layer"):
-        describe(folder)
+def test_mistakes(command, adapter_dir, options, message):
+    result = command("inspect", adapter_dir, *options)
+    assert result.code == 2
+    assert message in result.err

@@ -57,11 +57,11 @@ def gates_table(layers: list[dict[str, Any]]) -> Table:
 
 def measurement_table(measurement: "Measurement") -> Group:
     """What an adapter does, layer by layer, and what the columns are."""
-    table = Table(box=None)
-    headings = ["layer", "shift", "largest", "bound", "entropy", "top prompt", "key drift", "cosine", "distance"]
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    headings = ["layer", "shift", "largest", "bound", "entropy", "top", "keys", "cosine", "distance"]
     has_null = measurement.layers[0].null_share is not None
     if has_null:
-        headings.insert(6, "null prompt")
+        headings.insert(6, "null")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for layer in measurement.layers:
@@ -82,7 +82,8 @@ def measurement_table(measurement: "Measurement") -> Group:
     note = Text(
         "shift: total variation between attention with and without the adapter, 0 to 1, mean over heads and tokens; "
         "largest and bound: of any head and token; entropy: of the weights over the prompts, 100% is equal weights; "
-        "key drift: length of the term over length of the key; cosine, distance: of the hidden states to the base's.",
+        "top: share of the most used prompt; " + "null: share of the null prompt; " * has_null + "keys: length of the "
+        "term over length of the key; cosine, distance: of the hidden states to the base's.",
         style="dim",
     )
     return Group(title, table, note)
