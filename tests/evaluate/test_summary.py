@@ -35,7 +35,13 @@ def test_domains_show_changes_and_intervals():
 def test_topics_show_before_and_after():
     axes = draw_topics(QUESTIONS).axes[0]
     shown = {line.get_label(): list(line.get_xdata()) for line in axes.lines}
-    assert shown == {"mine": [0.0, 100.0], "base": [0.0, 50.0]}
+    assert shown == {"mine": [0.0, 100.0], "base": [0.0, 50.0], "chance": [25.0, 25.0]}
+
+
+def test_the_legend_is_not_among_the_measurements():
+    for figure in (draw_domains(TEXT), draw_topics(QUESTIONS)):
+        figure.draw_without_rendering()
+        assert figure.legends[0].get_window_extent().y0 >= figure.axes[0].get_window_extent().y1
 
 
 def test_only_comparisons_that_have_a_picture_are_drawn(tmp_path):

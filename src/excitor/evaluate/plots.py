@@ -13,6 +13,8 @@ from excitor.evaluate.task import Item
 
 Items = dict[str, list[Item]]
 
+CHANCE = 25.0  # of four choices, in per cent
+
 
 def draw(task: str, items: Items, path: Path) -> bool:
     """Draw the picture of a task, if there is one for it and there is a base to compare with.
@@ -45,8 +47,7 @@ def draw_domains(items: Items) -> Figure:
         places = [place + offset for place in range(len(domains))]
         axes.errorbar(values, places, xerr=reach, fmt="o", markersize=5, capsize=2, label=name)
     axes.axvline(0, color="0.6", linewidth=0.8)
-    axes.legend(frameon=False)
-    return figure
+    return _with_legend(figure)
 
 
 def draw_topics(items: Items) -> Figure:
@@ -59,9 +60,9 @@ def draw_topics(items: Items) -> Figure:
         after = [_accuracy(_within(own, "topic", topic)) for topic in topics]
         axes.hlines(range(len(topics)), [before[topic] for topic in topics], after, color=f"C{number}", linewidth=1)
         axes.plot(after, range(len(topics)), "o", color=f"C{number}", markersize=5, label=name)
-    axes.plot([before[topic] for topic in topics], range(len(topics)), "o", mfc="white", mec="0.3", label=base_name)
-    axes.legend(frameon=False)
-    return figure
+    axes.plot([before[topic] for topic in topics], range(len(topics)), "o", mfc="none", mec="0.3", label=base_name)
+    axes.axvline(CHANCE, color="0.6", linewidth=0.8, linestyle="--", label="chance")
+    return _with_legend(figure)
 
 
 _DRAWERS: dict[str, Callable[[Items], Figure]] = {"forgetting": draw_domains, "mmlu": draw_topics}
@@ -76,6 +77,12 @@ def _rows_of(names: Sequence[str], label: str) -> tuple[Figure, Axes]:
     axes.set_xlabel(label)
     axes.grid(axis="x", alpha=0.3)
     return figure, axes
+
+
+def _with_legend(figure: Figure) -> Figure:
+    """The legend above the rows: among them its marks would look like measurements."""
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    return figure
 
 
 def _names(items: list[Item], key: str) -> list[str]:
