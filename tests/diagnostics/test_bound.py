@@ -7,10 +7,10 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import excitor
 from excitor.diagnostics.attention import shift
-from excitor.diagnostics.bound import shift_bound
+from excitor.diagnostics.bound import reach, shift_bound
 from excitor.diagnostics.measure import measure
 from excitor.families import FAMILIES
-from excitor.layer import set_strength
+from excitor.layer import excitor_layers, set_strength
 from tiny import make_llama
 
 
@@ -71,9 +71,7 @@ def test_rotary_embedding_that_scales(adapted):
     torch.testing.assert_close(bounds[1], 4 * bounds[0])
 
 
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
-def test_families(model_type):
-    """Each scales its scores in its own way."""
+def make_model(model_type: str, **changes) -> peft.PeftModel:
     sizes = {
         "vocab_size": 64,
         "hidden_size": 32,
@@ -85,14 +83,46 @@ def test_families(model_type):
         "num_local_experts": 2,
         "pad_token_id": 0,
         "initializer_range": 0.2,
-        "query_pre_attn_scalar": 2,
-        "attention_multiplier": 0.7,
     }
-    config = CONFIG_MAPPING[model_type](**sizes)
     torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_config(config)
+    base = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**sizes, **changes))
     model = peft.get_peft_model(base, excitor.ExcitorConfig(r=4, num_prompts=3, init_weights=False))
     set_strength(model, 0.05)
-    for layer in measure(model, [list(range(1, 20))]).layers:
+    return model
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_families(model_type):
+    for layer in measure(make_model(model_type), [list(range(1, 20))]).layers:
         assert len(layer.shift) == 4
         assert all(0 < moved <= bound < 1 for moved, bound in zip(layer.shift_max, layer.bound, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name", "small", "large"),
+    [("gemma2", "query_pre_attn_scalar", 32, 8), ("granite", "attention_multiplier", 0.1, 0.2)],
+)
+def test_scores_are_scaled_as_the_model_does(model_type, name, small, large):
+    models = [make_model(model_type, **{name: value}) for value in (small, large)]
+    halves, wholes = (torch.tensor(measure(model, [[1, 2, 3]]).layers[0].bound).atanh() for model in models)
+    torch.testing.assert_close(wholes, 2 * halves)
+
+
+@pytest.mark.parametrize("switches", [{"num_prompts": 1}, {"num_prompts": 0, "num_local_prompts": 1}], ids=str)
+def test_reach_is_the_length_of_a_term_without_choice(adapted, switches):
+    """With a single prompt the term is that prompt, gated."""
+    (layer, *_) = excitor_layers(adapted(**switches)).values()
+    layer.excitor_strength["default"] = 0.5
+    hidden = torch.randn(6, 32)
+    lengths = 0.5 * layer.term("default", hidden).view(6, 2, 12).norm(dim=-1)
+    torch.testing.assert_close(reach(layer, "default", hidden), lengths.amax(0))
+
+
+def test_reach_is_that_of_the_longest_prompt_of_all(adapted):
+    (layer, *_) = excitor_layers(adapted(num_local_prompts=2, separate_values=True)).values()
+    generator, processor = layer.parts("default")
+    hidden = torch.randn(6, 32)
+    by_table = generator.value_prompts.view(5, 2, 12)
+    by_token = (hidden @ processor.A @ generator.local_values).view(12, 2, 12)
+    expected = processor.gate.abs() * torch.cat([by_table, by_token]).norm(dim=-1).amax(0)
+    torch.testing.assert_close(reach(layer, "default", hidden), expected)
