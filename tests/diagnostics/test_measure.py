@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+import excitor
 from excitor.diagnostics.measure import measure
 from excitor.errors import ExcitorError
 from excitor.layer import excitor_layers, gates, set_strength
@@ -99,3 +100,13 @@ def test_most_shifted(adapted):
 def test_unusable_documents(adapted, documents, message):
     with pytest.raises(ExcitorError, match=message):
         measure(adapted(), documents)
+
+
+def test_layers_of_an_adapter_loaded_beside_the_active_one_are_left_out(adapted):
+    model = adapted()
+    config = excitor.ExcitorConfig(r=2, num_prompts=2, layers_to_transform=[1], init_weights=False)
+    model.add_adapter("second", config)
+    model.set_adapter("second")
+    (layer,) = measure(model, [[1, 40, 41, 42]]).layers
+    assert layer.index == 1
+    assert max(layer.shift) > 0

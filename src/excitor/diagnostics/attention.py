@@ -54,7 +54,7 @@ def observe(model: PeftModel, ids: Sequence[int], see: Callable[[Observation], N
         normalised; each ``(M, C)``.
     """
     with ExitStack() as stack:
-        for name, layer in excitor_layers(model).items():
+        for name, layer in active_layers(model).items():
             hook = _Rerun(name, layer, see)
             handle = attention_of(model, name).register_forward_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
@@ -81,7 +81,7 @@ def measurable(model: PeftModel) -> Iterator[str]:
     Raises:
         ExcitorError: No Excitor adapter, several active ones, or an attention without a ``q_proj``.
     """
-    for name in excitor_layers(model):
+    for name in active_layers(model):
         if not hasattr(attention_of(model, name), "q_proj"):
             raise ExcitorError(f"{name} cannot be measured: its attention has no q_proj to take the queries from.")
     if len(model.active_adapters) != 1:
@@ -98,6 +98,19 @@ def measurable(model: PeftModel) -> Iterator[str]:
     finally:
         base.set_attn_implementation(implementation)
         model.train(training)
+
+
+def active_layers(model: PeftModel) -> dict[str, ExcitorLayer]:
+    """The key projections that the active adapter acts on: others may belong to an adapter that is loaded beside it.
+
+    Raises:
+        ExcitorError: The model carries no Excitor adapter.
+    """
+    return {
+        name: layer
+        for name, layer in excitor_layers(model).items()
+        if any(active in layer.excitor_generator for active in model.active_adapters)
+    }
 
 
 def attention_of(model: nn.Module, key_projection: str) -> Any:

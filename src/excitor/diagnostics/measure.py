@@ -8,10 +8,17 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from excitor.diagnostics.attention import Observation, attention_of, hidden_states, measurable, observe, shift
+from excitor.diagnostics.attention import (
+    Observation,
+    active_layers,
+    attention_of,
+    hidden_states,
+    measurable,
+    observe,
+    shift,
+)
 from excitor.diagnostics.bound import reach, shift_bound
 from excitor.errors import ExcitorError
-from excitor.layer import excitor_layers
 
 
 PEFT_PREFIX = "base_model.model."  # layers are named as in the base
@@ -113,7 +120,7 @@ def measure(model: PeftModel, documents: Sequence[Sequence[int]]) -> Measurement
     """
     check_documents(model, documents)
     with measurable(model) as adapter:
-        found = excitor_layers(model)
+        found = active_layers(model)
         tallies, drifts = {name: _Tally() for name in found}, _Tally()
 
         def see(observation: Observation) -> None:

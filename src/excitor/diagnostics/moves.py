@@ -7,10 +7,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from excitor.diagnostics.attention import Observation, attention_of, measurable, observe
+from excitor.diagnostics.attention import Observation, active_layers, attention_of, measurable, observe
 from excitor.diagnostics.measure import check_documents
 from excitor.errors import ExcitorError
-from excitor.layer import excitor_layers
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def check_place(model: PeftModel, layer: int | None, head: int | None) -> None:
     Raises:
         ExcitorError: The message says which ones there are.
     """
-    adapted = [attention_of(model, name).layer_idx for name in excitor_layers(model)]
+    adapted = [attention_of(model, name).layer_idx for name in active_layers(model)]
     if layer is not None and layer not in adapted:
         raise ExcitorError(f"Layer {layer} is not adapted; the adapted layers are {', '.join(map(str, adapted))}.")
     heads = model.config.get_text_config().num_attention_heads

@@ -16,7 +16,7 @@ MOST_LABELS = 60  # tokens of a document that still have room for their text
 def draw_shift(measurement: Measurement, path: Path) -> None:
     """Draw how much attention moves, by layer (upwards) and query head."""
     layers = measurement.layers
-    figure = Figure(figsize=(2.5 + 0.3 * len(layers[0].shift), 1.5 + 0.3 * len(layers)), layout="constrained")
+    figure = Figure(figsize=(2.5 + 0.3 * len(layers[0].shift), 2.5 + 0.2 * len(layers)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow([layer.shift for layer in layers], cmap="magma", vmin=0, origin="lower", aspect="auto")
     axes.set_yticks(range(len(layers)), [str(layer.index) for layer in layers])
