@@ -10,10 +10,9 @@ from rich.console import Console
 
 import excitor
 from excitor.data.text import read_text
-from excitor.diagnostics.doctor import Signs, diagnose
 from excitor.diagnostics.files import describe
-from excitor.diagnostics.measure import measure
-from excitor.diagnostics.signs import check_run, signs_of_measurement, signs_of_run
+from excitor.diagnostics.measure import Measurement, measure
+from excitor.diagnostics.signs import check_run, signs_of_run
 from excitor.layer import excitor_layers
 from excitor.mini import BASE_DIR
 from excitor.mini.lessons import make_lessons, write_lessons
@@ -53,23 +52,21 @@ def run(tmp_path) -> Callable[..., Path]:
     return make
 
 
-def signs_of(folder: Path) -> Signs:
-    """Everything that can be known, with the shift measured on the retention text."""
+def measure_run(folder: Path) -> Measurement:
+    """On retention text."""
     model, tokenizer = excitor.load_adapter(str(folder), dtype="float32", device="cpu")
     text = read_text([str(folder.parent / "retain.jsonl")], tokenizer, max_length=256, max_documents=5)
-    return signs_of_run(folder, describe(folder)) | signs_of_measurement(measure(model, text["input_ids"][:]))
+    return measure(model, text["input_ids"][:])
 
 
-def names(signs: Signs) -> list[str]:
-    return [finding.name for finding in diagnose(signs)]
+def names(folder: Path, measurement: Measurement | None = None) -> list[str]:
+    return [finding.name for finding in check_run(folder, measurement)]
 
 
 def test_healthy_run_and_a_runaway_prompt(run):
     folder = run(steps=40, learning_rate=1e-2)
-    signs = signs_of(folder)
-    assert signs.learned < -0.3
-    assert names(signs) == []
-    assert check_run(folder) == []
+    assert signs_of_run(folder, describe(folder)).learned < -0.3
+    assert names(folder) == names(folder, measure_run(folder)) == []
 
     model, _ = excitor.load_adapter(str(folder), dtype="float32", device="cpu")
     with torch.no_grad():
@@ -84,27 +81,25 @@ def test_healthy_run_and_a_runaway_prompt(run):
 def test_over_modification(run):
     """Answers written backwards: learned at the cost of everything else."""
     folder = run(lambda answer: answer[::-1], steps=40, learning_rate=2e-2)
-    signs = signs_of(folder)
-    assert signs.forgotten > 0.2
-    assert signs.shift > 0.2
-    assert names(signs) == ["over-modification"]
-    assert [finding.name for finding in check_run(folder)] == ["over-modification"]
+    assert signs_of_run(folder, describe(folder)).forgotten > 0.2
+    measurement = measure_run(folder)
+    assert measurement.mean_shift > 0.2
+    assert names(folder) == names(folder, measurement) == ["over-modification"]
 
 
 def test_under_modification(run):
     folder = run(steps=5, learning_rate=1e-5)
-    assert names(signs_of(folder)) == ["under-modification"]
-    assert [finding.name for finding in check_run(folder)] == ["under-modification"]
+    assert names(folder) == names(folder, measure_run(folder)) == ["under-modification"]
 
 
 def test_loss_spikes(run):
     folder = run(steps=20, learning_rate=0.2)
     assert signs_of_run(folder, describe(folder)).loss_rise > 1
-    assert "prompt-generator imbalance" in [finding.name for finding in check_run(folder)]
+    assert "prompt-generator imbalance" in names(folder)
 
 
 def test_one_prompt_takes_all_weight(run):
     folder = run(steps=15, learning_rate=0.5, num_local_prompts=0, separate_values=False, identity_start=False)
-    signs = signs_of(folder)
-    assert signs.top_share > 0.99
-    assert "prompt-generator imbalance" in names(signs)
+    measurement = measure_run(folder)
+    assert measurement.top_share > 0.99
+    assert "prompt-generator imbalance" in names(folder, measurement)

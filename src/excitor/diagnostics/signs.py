@@ -18,15 +18,18 @@ MOST_WINDOWS = 20  # a run is smoothed over a twentieth of its records,
 LEAST_WINDOW = 5  # but over no fewer than these: batches differ
 
 
-def check_run(folder: Path) -> list[Finding]:
-    """What is wrong with the adapter that a training run left in ``folder``, by its files alone.
+def check_run(folder: Path, measurement: "Measurement | None" = None) -> list[Finding]:
+    """What is wrong with the adapter that a training run left in ``folder``.
 
-    Reads the adapter, ``report.json`` and ``metrics.jsonl``; the last two may be missing.
+    Args:
+        folder: Of the run. The adapter is read, ``report.json`` and ``metrics.jsonl`` where they are.
+        measurement: Of the same adapter at strength 1, where there is one.
 
     Raises:
         ExcitorError: There is no Excitor adapter, or a file is damaged.
     """
-    return diagnose(signs_of_run(folder, describe(folder)))
+    signs = signs_of_run(folder, describe(folder))
+    return diagnose(signs | signs_of_measurement(measurement) if measurement else signs)
 
 
 def signs_of_run(folder: Path, adapter: dict[str, Any]) -> Signs:
