@@ -7,7 +7,8 @@ import pytest
 from safetensors import SafetensorError
 
 import excitor
-from excitor.cli import app, inspect, main
+from excitor.cli import app, main
+from excitor.diagnostics import files
 from excitor.errors import ExcitorError
 
 
@@ -76,7 +77,7 @@ def raising(error):
     ],
 )
 def test_what_the_user_can_mend_is_one_message(command, monkeypatch, error, message):
-    monkeypatch.setattr(inspect, "describe", raising(error))
+    monkeypatch.setattr(files, "describe", raising(error))
     result = command("inspect", "x")
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith(message)
@@ -84,20 +85,20 @@ def test_what_the_user_can_mend_is_one_message(command, monkeypatch, error, mess
 
 
 def test_debug_keeps_the_traceback(monkeypatch):
-    monkeypatch.setattr(inspect, "describe", raising(ExcitorError("wrong")))
+    monkeypatch.setattr(files, "describe", raising(ExcitorError("wrong")))
     monkeypatch.setenv("EXCITOR_DEBUG", "1")
     with pytest.raises(ExcitorError, match="wrong"):
         main(["inspect", "x"])
 
 
 def test_our_own_mistakes_keep_their_traceback(monkeypatch):
-    monkeypatch.setattr(inspect, "describe", raising(KeyError("bug")))
+    monkeypatch.setattr(files, "describe", raising(KeyError("bug")))
     with pytest.raises(KeyError):
         main(["inspect", "x"])
 
 
 def test_interrupt(command, monkeypatch):
-    monkeypatch.setattr(inspect, "describe", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(files, "describe", raising(KeyboardInterrupt()))
     result = command("inspect", "x")
     assert (result.code, result.err) == (130, "Interrupted.\n")
 
