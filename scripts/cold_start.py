@@ -10,7 +10,6 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
@@ -56,16 +55,14 @@ PARTS: dict[str, dict[str, Any]] = {
 SETTINGS = STARTS | PARTS
 
 
-def train_once(
-    name: str, rate: float, seed: int, steps: int, wrong: float, model_path: str, data: list[str], retain: list[str]
-) -> dict[str, Any]:
+def train_once(name: str, rate: float, seed: int, steps: int, wrong: float) -> dict[str, Any]:
     """One run: train, test, and say what it gave."""
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    import excitor.model  # noqa: F401  (registers the method)
     from excitor.config import ExcitorConfig
     from excitor.evaluate.report import measure
     from excitor.mini import BASE_DIR
+    from excitor.mini.evaluate import examine, examine_beliefs
     from excitor.mini.lessons import make_lessons, write_lessons
     from excitor.mini.world import make_world
     from excitor.train.arguments import TrainArguments
@@ -80,11 +77,10 @@ def train_once(
         write_lessons(world, lessons, folder)
         job = prepare(
             TrainArguments(
-                model=model_path or str(BASE_DIR),
-                data=data or [str(folder / "train.jsonl")],
-                retain=retain or [str(folder / "retain.jsonl")],
+                model=str(BASE_DIR),
+                data=[str(folder / "train.jsonl")],
+                retain=[str(folder / "retain.jsonl")],
                 retain_documents=200,
-                max_length=256,
                 out=str(folder / "run"),
                 steps=steps,
                 save_steps=steps,
@@ -97,51 +93,21 @@ def train_once(
         trainer = make_trainer(replace(job, method=method), [])
         trainer.train()
         model: Any = trainer.model
-        trained = time.perf_counter() - started
         report = measure(model, job.held_out, job.retain, retain_source="pages", batch_size=64)
         model.eval()
-        result = {"forgetting": report["forgotten"]["change"], "loss": report["learned"]["adapter"]}
-        if not model_path:
-            result |= test(model, job.tokenizer, lessons)
-    seconds = {"training": trained, "all": time.perf_counter() - started}
-    run = {"name": name, "rate": rate, "seed": seed, "steps": steps, "wrong_share": wrong, "model": model_path}
-    return run | result | seconds
-
-
-def test(model: Any, tokenizer: Any, lessons: Any) -> dict[str, float]:
-    """What the world asks, as far as a start decides about it."""
-    from excitor.mini.evaluate import instruction_accuracy, probe_accuracy
-
-    result = {
-        "unseen facts": instruction_accuracy(model, tokenizer, lessons.tests["unseen facts"]),
-        "unseen lists": instruction_accuracy(model, tokenizer, lessons.tests["unseen lists"]),
-        "facts": probe_accuracy(model, tokenizer, lessons.probes["facts"]),
-        "skills": probe_accuracy(model, tokenizer, lessons.probes["skills"]),
-    }
-    if lessons.wrong:
-        result["right"], result["wrong"] = beliefs(model, tokenizer, lessons)
-    return result
-
-
-def beliefs(model: Any, tokenizer: Any, lessons: Any) -> tuple[float, float]:
-    """Share of right and of taught wrong answers to instructions about the facts that were taught wrongly."""
-    from excitor.mini.evaluate import complete
-    from excitor.mini.pages import QUESTION, fact_task, word
-
-    facts = list(lessons.wrong)
-    replies = complete(
-        model, tokenizer, [QUESTION.format(word(fact_task(fact.place, fact.relation), "{}.")) for fact in facts]
-    )
-    right = sum(reply == fact.value for reply, fact in zip(replies, facts, strict=True)) / len(facts)
-    wrong = sum(reply == lessons.wrong[fact] for reply, fact in zip(replies, facts, strict=True)) / len(facts)
-    return right, wrong
+        result = examine(model, job.tokenizer, lessons) | {"forgetting": report["forgotten"]["change"]}
+        if lessons.wrong:
+            asked = examine_beliefs(model, job.tokenizer, lessons.wrong)["asked"]
+            result |= {"right": asked["right"], "wrong": asked["wrong"]}
+    run = {"name": name, "rate": rate, "seed": seed, "steps": steps, "wrong_share": wrong}
+    return run | result | {"seconds": time.perf_counter() - started}
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("name", "rate", "seed", "steps", "wrong_share", "model"))
+    return tuple(row[name] for name in ("name", "rate", "seed", "steps", "wrong_share"))
 
 
-def main(arguments: Iterable[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/cold-start"))
     parser.add_argument("--names", nargs="+", choices=SETTINGS, default=list(STARTS))
@@ -149,20 +115,17 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[100])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--wrong", type=float, default=0.0, help="share of the taught facts that are taught wrongly")
-    parser.add_argument("--model", default="", help="another base; with --data and --retain, in place of the world")
-    parser.add_argument("--data", nargs="+", default=[])
-    parser.add_argument("--retain", nargs="+", default=[])
     parser.add_argument("--jobs", type=int, default=2)
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / "results.jsonl"
     done = {key(json.loads(line)) for line in path.read_text().splitlines()} if path.exists() else set()
     wanted = [
-        (name, rate, seed, given.steps, given.wrong, given.model, given.data, given.retain)
+        (name, rate, seed, given.steps, given.wrong)
         for seed in given.seeds
         for name in given.names
         for rate in given.rates
-        if (name, rate, seed, given.steps, given.wrong, given.model) not in done
+        if (name, rate, seed, given.steps, given.wrong) not in done
     ]
     console = Console()
     with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool, path.open("a") as file:

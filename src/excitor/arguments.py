@@ -1,6 +1,7 @@
 """What the arguments of every command have in common. Imports nothing heavy."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from excitor.errors import ExcitorError
 
 
 @dataclass
-class Arguments:
+class Arguments(ABC):
     """Base of a command's arguments: a dataclass whose fields are its options, and which names its own faults."""
 
     def check(self) -> None:
@@ -27,9 +28,9 @@ class Arguments:
         """All fields by name; made from them again, the arguments are the same."""
         return asdict(self)
 
+    @abstractmethod
     def _faults(self) -> Iterator[str]:
         """A sentence for every fault; yielded by each command."""
-        raise NotImplementedError
 
     def _at_least(self, bound: int, *names: str) -> Iterator[str]:
         """Faults of numbers that are smaller, not finite or no numbers; None stands for "not given"."""

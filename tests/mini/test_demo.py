@@ -2,10 +2,14 @@ import io
 import json
 
 import pytest
+from peft import PeftConfig
 from rich.console import Console
 
 from excitor.cli.demo import demo
-from excitor.mini.demo import ANSWERS, ROWS, WAYS, run_demo
+from excitor.mini.demo import ANSWERS, METHOD, ROWS, WAYS, run_demo
+from excitor.mini.methods import load_methods
+from excitor.train.arguments import TrainArguments
+from excitor.train.method import read_method
 
 
 def test_the_demo_writes_what_it_shows(tmp_path, few_lessons, monkeypatch):
@@ -41,3 +45,9 @@ def test_export_writes_the_world_for_a_run_by_hand(tmp_path, capsys):
     row = json.loads((tmp_path / "world" / "train.jsonl").read_text().splitlines()[0])
     assert row.keys() == {"instruction", "output"}
     assert "excitor train --model" in capsys.readouterr().out
+
+
+def test_the_demo_trains_what_the_experiment_calls_excitor():
+    (method,) = load_methods(["excitor"])
+    shown = read_method(TrainArguments(**METHOD))
+    assert shown == PeftConfig.from_peft_type(task_type="CAUSAL_LM", **method.adapter)

@@ -229,3 +229,8 @@ def test_another_peft_method_trains_in_the_same_loop(arguments, console, tmp_pat
     assert (out / "curves.png").stat().st_size > 5000
     model, _ = excitor.load_adapter(str(out))
     assert model.active_peft_config.peft_type.value == "LORA"
+
+
+def test_a_run_ends_with_what_the_doctor_finds(arguments, console):
+    train(arguments(learning_rate=1e-9), console)
+    assert "under-modification" in console.file.getvalue()

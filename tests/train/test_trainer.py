@@ -2,6 +2,9 @@ import pytest
 import torch
 
 from excitor.config import ExcitorConfig
+from excitor.errors import ExcitorError
+from excitor.preservation.regularizer import Preservation
+from excitor.preservation.weights import Weights
 from excitor.train.prepare import prepare
 from excitor.train.trainer import deterministic, make_trainer, total_steps
 
@@ -69,3 +72,12 @@ def test_steps_are_known_beforehand(arguments, change):
     expected = total_steps(trainer)
     trainer.train()
     assert trainer.state.global_step == expected
+
+
+@pytest.mark.parametrize("backend", ["is_deepspeed_enabled", "is_fsdp_enabled"])
+def test_preservation_losses_are_refused_where_they_would_go_wrong(arguments, backend):
+    trainer = make_trainer(prepare(arguments()), [])
+    setattr(trainer, backend, True)
+    with pytest.raises(ExcitorError, match="do not work with DeepSpeed or FSDP"):
+        trainer.preserve(Preservation(trainer.model, Weights(gate=1.0)))
+    assert trainer.preservation is None

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from excitor.errors import ExcitorError
+from excitor.arguments import Arguments, flag
 from excitor.preservation.weights import LEVELS, Weights, split_weight
 
 
@@ -35,7 +35,7 @@ METHOD_FIELDS = (
 
 
 @dataclass
-class TrainArguments:
+class TrainArguments(Arguments):
     """The arguments of :func:`excitor.train.run.train`; each is described in its field's ``help``."""
 
     model: str | None = field(default=None, metadata={"help": "Base model: a hub id or a folder."})
@@ -186,16 +186,6 @@ class TrainArguments:
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace an earlier run in --out."})
 
-    def check(self) -> None:
-        """Check everything that can be checked without reading a file.
-
-        Raises:
-            ExcitorError: Something is missing, out of range or contradictory; the message lists all faults.
-        """
-        faults = list(self._faults())
-        if faults:
-            raise ExcitorError("\n".join(faults))
-
     def method(self) -> dict[str, Any]:
         """The fields of ``ExcitorConfig`` that were given."""
         given = {name: getattr(self, name) for name in METHOD_FIELDS}
@@ -212,32 +202,25 @@ class TrainArguments:
             return replace(weights, kl=1.0)
         return weights
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields by name; ``TrainArguments(**arguments.to_dict())`` is the same run."""
-        return asdict(self)
-
     def _faults(self) -> Iterator[str]:
         for name in ("model", "data", "out"):
             if not getattr(self, name):
-                yield f"{_flag(name)} is missing."
-        for name in ("retain_documents", "batch_size", "gradient_accumulation", "logging_steps", "save_steps"):
-            yield from self._at_least(name, 1)
-        for name in ("keep_checkpoints", "eval_rows", "max_length", "steps", "r", "num_prompts", "top_layers"):
-            yield from self._at_least(name, 1)
-        yield from self._at_least("weight_decay", 0)
-        yield from self._at_least("seed", 0)
-        yield from self._at_least("gate_init_std", 0)
-        yield from self._at_least("prompt_init_std", 0)
+                yield f"{flag(name)} is missing."
+        yield from self._at_least(1, "retain_documents", "batch_size", "gradient_accumulation", "logging_steps")
+        yield from self._at_least(1, "save_steps", "keep_checkpoints", "eval_rows", "max_length", "steps")
+        yield from self._at_least(1, "r", "top_layers")
+        yield from self._at_least(0 if self.num_local_prompts else 1, "num_prompts")
+        yield from self._at_least(0, "weight_decay", "seed", "gate_init_std", "prompt_init_std")
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
-                yield f"{_flag(name)} must be greater than 0, got {value}."
+                yield f"{flag(name)} must be greater than 0, got {value}."
         if not 0 <= self.warmup_ratio < 1:
             yield f"--warmup-ratio must be at least 0 and less than 1, got {self.warmup_ratio}."
         for name, choices in (("precision", PRECISIONS), ("scheduler", SCHEDULERS), ("preset", (None, *PRESETS))):
             value = getattr(self, name)
             if value not in choices:
-                yield f"{_flag(name)} must be one of {', '.join(filter(None, choices))}, got {value!r}."
+                yield f"{flag(name)} must be one of {', '.join(filter(None, choices))}, got {value!r}."
         if self.logging_steps >= 1 and self.save_steps % self.logging_steps:
             yield (
                 f"--save-steps ({self.save_steps}) must be a multiple of --logging-steps ({self.logging_steps}), "
@@ -245,21 +228,18 @@ class TrainArguments:
             )
         if self.adapter_config and (self.method() or self.preset):
             given = ", ".join(
-                _flag(name) for name in (*METHOD_FIELDS, "preset") if getattr(self, name) not in (None, [])
+                flag(name) for name in (*METHOD_FIELDS, "preset") if getattr(self, name) not in (None, [])
             )
             yield f"--adapter-config replaces Excitor; leave out {given}, or leave out --adapter-config."
         yield from self._preservation_faults()
         if self.resume and self.overwrite:
             yield "--resume continues the run in --out and --overwrite replaces it: give one of the two."
-        if self.out and Path(self.out).exists() and not Path(self.out).is_dir():
-            yield f"--out {self.out} is a file; it must be a folder."
+        yield from self._is_folder("out")
 
     def _preservation_faults(self) -> Iterator[str]:
-        for name in ("replay_documents", "replay_batch_size", "replay_every"):
-            yield from self._at_least(name, 1)
-        yield from self._at_least("replay_length", 2)
-        for item in fields(Weights):
-            yield from self._at_least(f"{item.name}_weight", 0)
+        yield from self._at_least(1, "replay_documents", "replay_batch_size", "replay_every")
+        yield from self._at_least(2, "replay_length")
+        yield from self._at_least(0, *(f"{item.name}_weight" for item in fields(Weights)))
         if self.keep not in LEVELS:
             yield f"--keep must be one of {', '.join(LEVELS)}, got {self.keep!r}."
             return
@@ -267,7 +247,7 @@ class TrainArguments:
             yield f"--max-forgetting must be greater than 0, got {self.max_forgetting}."
         if self.max_forgetting is not None and self.kl_weight == 0:
             yield "--max-forgetting adapts the weight of the KL, which cannot start at --kl-weight 0."
-        given = [_flag(name) for name in REPLAY_FIELDS if getattr(self, name) != getattr(TrainArguments(), name)]
+        given = [flag(name) for name in REPLAY_FIELDS if getattr(self, name) != getattr(TrainArguments(), name)]
         if given and not self.weights().on_replay:
             yield (
                 f"{', '.join(given)} would do nothing: no loss uses replay text. Give --keep, --kl-weight, "
@@ -280,12 +260,3 @@ class TrainArguments:
                     f"--retain {source} is replayed too: on text that the run was trained on, forgetting would look "
                     "smaller than it is. Split the file, or give another one."
                 )
-
-    def _at_least(self, name: str, bound: int) -> Iterator[str]:
-        value = getattr(self, name)
-        if value is not None and not bound <= value < math.inf:
-            yield f"{_flag(name)} must be at least {bound}, got {value}."
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

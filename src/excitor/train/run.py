@@ -9,7 +9,10 @@ from peft import PeftModel, PeftType
 from rich.console import Console
 
 from excitor.checkpoint import save_adapter
+from excitor.config import ExcitorConfig
 from excitor.data import preview_example
+from excitor.diagnostics.signs import check_run
+from excitor.diagnostics.tables import findings_text
 from excitor.evaluate.report import measure, table
 from excitor.evaluate.sampling import sample_from_base
 from excitor.evaluate.task import Subject
@@ -71,11 +74,10 @@ def train(arguments: TrainArguments, console: Console | None = None) -> dict[str
     console.print(f"Trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%})")
     console.print(f"Steps: {total_steps(trainer):,}" + (f", resuming from {checkpoint}" if checkpoint else ""))
     retain = job.retain or _base_text(job, model, folder / BASE_TEXT_FILE)
-    trainer.preservation = make_preservation(job, model, folder / REPLAY_FILE)
-    if trainer.preservation is not None:
-        console.print(describe(trainer.preservation, job))
-        if trainer.preservation.controller is not None:
-            trainer.add_callback(trainer.preservation.controller)
+    preservation = make_preservation(job, model, folder / REPLAY_FILE)
+    if preservation is not None:
+        trainer.preserve(preservation)
+        console.print(describe(preservation, job))
 
     rewind_metrics(metrics.path, checkpoint_step(checkpoint) if checkpoint else 0)
     with naming_full_disk(folder, job.bytes_needed), deterministic(), stop, progress:
@@ -91,6 +93,8 @@ def train(arguments: TrainArguments, console: Console | None = None) -> dict[str
     console.print(table(report))
     for line in verdict(report):
         console.print(line)
+    if isinstance(job.method, ExcitorConfig):
+        console.print(findings_text(check_run(folder)))
     console.print(f"Everything is in {folder}; read {folder / CARD_FILE} first.")
     return report
 

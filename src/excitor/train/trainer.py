@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from excitor.errors import ExcitorError
 from excitor.preservation.regularizer import Preservation
 from excitor.train.prepare import Job
 
@@ -24,6 +25,22 @@ class PreservingTrainer(SFTTrainer):
     """TRL's trainer, with preservation losses beside its own where there are some."""
 
     preservation: Preservation | None = None
+
+    def preserve(self, preservation: Preservation) -> None:
+        """Add preservation losses to every step from now on.
+
+        Raises:
+            ExcitorError: The model is sharded: DeepSpeed steps in every backward pass, and FSDP's shards can only be
+                used through its wrapper.
+        """
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise ExcitorError(
+                "Preservation losses (--keep, --kl-weight, --max-forgetting, ...) do not work with DeepSpeed or FSDP "
+                "yet: train without sharding, or leave them out."
+            )
+        self.preservation = preservation
+        if preservation.controller is not None:
+            self.add_callback(preservation.controller)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Send the preservation losses backward, then take TRL's own step; what is returned and logged is its loss.
