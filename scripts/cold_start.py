@@ -1,24 +1,25 @@
-"""How the adapter should start: short trainings on the embedded world from different starts (docs/cold-start.md).
+"""How the adapter should start: short trainings from different starts, on the embedded world or on a model and data
+of one's own (docs/cold-start.md).
 
     python scripts/cold_start.py --out runs/cold-start --seeds 100 101 --jobs 2
+    python scripts/cold_start.py --out runs/cold-start --model MODEL --data rows.json --retain text.txt
 
 Each setting of ``SETTINGS`` is trained with each learning rate and seed; a run's result is one line of
 ``OUT/results.jsonl``, and what is there already is not run again. Lessons are drawn with the run's seed.
 """
 
 import argparse
-import json
 import logging
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
-from multiprocessing import get_context
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rich.console import Console
+from peft import PeftModel
+
+from trials import run_trials
 
 
 COMMON = {"gate_init": 1.0, "prompt_init_std": 0.3, "init_weights": "identity"}
@@ -51,18 +52,50 @@ PARTS: dict[str, dict[str, Any]] = {
     "r 64": {"r": 64},
     "top 3 of 6 layers": {"top_layers": 3},
     "bottom 3 of 6 layers": {"layers_to_transform": [0, 1, 2]},
+    "1 local prompt alone": {"num_prompts": 0, "num_local_prompts": 1, "init_weights": True},
+    "4 local prompts alone": {"num_prompts": 0, "num_local_prompts": 4, "init_weights": True},
+    "2 local prompts alone, r 8": {"num_prompts": 0, "num_local_prompts": 2, "r": 8, "init_weights": True},
+    "2 local prompts alone, null prompt": {
+        "num_prompts": 0,
+        "num_local_prompts": 2,
+        "null_prompt": True,
+        "init_weights": True,
+    },
 }
-SETTINGS = STARTS | PARTS
+# Learning rates of groups of parameters, relative to the run's, from the common start.
+GROUPS: dict[str, dict[str, float]] = {
+    "gates x 0.1": {"gate": 0.1},
+    "gates x 10": {"gate": 10.0},
+    "prompts x 0.3": {"prompts": 0.3},
+    "prompts x 3": {"prompts": 3.0},
+    "B x 3": {"B": 3.0},
+    "A x 0.3": {"A": 0.3},
+}
+SETTINGS = STARTS | PARTS | {name: {} for name in GROUPS}
 
 
-def train_once(name: str, rate: float, seed: int, steps: int, wrong: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Material:
+    """What is trained on and measured: files, or, without a model, the embedded world."""
+
+    model: str = ""
+    data: str = ""
+    retain: str = ""
+    max_length: int | None = None
+    wrong_share: float = 0.0
+
+    def describe(self) -> dict[str, Any]:
+        """What tells its runs from others."""
+        return {"model": Path(self.model).name, "wrong_share": self.wrong_share}
+
+
+def train_once(material: Material, name: str, rate: float, seed: int, steps: int) -> dict[str, Any]:
     """One run: train, test, and say what it gave."""
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     from excitor.config import ExcitorConfig
     from excitor.evaluate.report import measure
     from excitor.mini import BASE_DIR
-    from excitor.mini.evaluate import examine, examine_beliefs
     from excitor.mini.lessons import make_lessons, write_lessons
     from excitor.mini.world import make_world
     from excitor.train.arguments import TrainArguments
@@ -70,17 +103,18 @@ def train_once(name: str, rate: float, seed: int, steps: int, wrong: float) -> d
     from excitor.train.trainer import make_trainer
 
     started = time.perf_counter()
-    world = make_world()
-    lessons = make_lessons(world, seed, wrong)
+    lessons = None if material.model else make_lessons(make_world(), seed, material.wrong_share)
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write_lessons(world, lessons, folder)
+        if lessons:
+            write_lessons(make_world(), lessons, folder)
         job = prepare(
             TrainArguments(
-                model=str(BASE_DIR),
-                data=[str(folder / "train.jsonl")],
-                retain=[str(folder / "retain.jsonl")],
+                model=material.model or str(BASE_DIR),
+                data=[material.data or str(folder / "train.jsonl")],
+                retain=[material.retain or str(folder / "retain.jsonl")],
                 retain_documents=200,
+                max_length=material.max_length,
                 out=str(folder / "run"),
                 steps=steps,
                 save_steps=steps,
@@ -91,20 +125,33 @@ def train_once(name: str, rate: float, seed: int, steps: int, wrong: float) -> d
         )
         method = ExcitorConfig(task_type="CAUSAL_LM", **(COMMON | SETTINGS[name]))
         trainer = make_trainer(replace(job, method=method), [])
+        if name in GROUPS:
+            trainer.optimizer = torch.optim.AdamW(groups(trainer.model, rate, GROUPS[name]), weight_decay=0.0)
         trainer.train()
         model: Any = trainer.model
         report = measure(model, job.held_out, job.retain, retain_source="pages", batch_size=64)
         model.eval()
-        result = examine(model, job.tokenizer, lessons) | {"forgetting": report["forgotten"]["change"]}
-        if lessons.wrong:
-            asked = examine_beliefs(model, job.tokenizer, lessons.wrong)["asked"]
-            result |= {"right": asked["right"], "wrong": asked["wrong"]}
-    run = {"name": name, "rate": rate, "seed": seed, "steps": steps, "wrong_share": wrong}
-    return run | result | {"seconds": time.perf_counter() - started}
+        result = {"forgetting": report["forgotten"]["change"], "learned": report["learned"]["change"]}
+        if lessons:
+            result |= examine_world(model, job.tokenizer, lessons)
+    return result | {"seconds": time.perf_counter() - started}
 
 
-def key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("name", "rate", "seed", "steps", "wrong_share"))
+def groups(model: PeftModel, rate: float, factors: dict[str, float]) -> list[dict[str, Any]]:
+    """The trainable parameters, each with its own learning rate: ``factors`` by the last part of their names."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [{"params": [each], "lr": rate * factors.get(name.rsplit(".", 1)[-1], 1.0)} for name, each in named]
+
+
+def examine_world(model: Any, tokenizer: Any, lessons: Any) -> dict[str, float]:
+    """Tests and probes of the world, and the answers about facts taught wrongly if there are any."""
+    from excitor.mini.evaluate import examine, examine_beliefs
+
+    result = examine(model, tokenizer, lessons)
+    if lessons.wrong:
+        asked = examine_beliefs(model, tokenizer, lessons.wrong)["asked"]
+        result |= {"right": asked["right"], "wrong": asked["wrong"]}
+    return result
 
 
 def main() -> None:
@@ -115,27 +162,20 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[100])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--wrong", type=float, default=0.0, help="share of the taught facts that are taught wrongly")
+    parser.add_argument("--model", default="", help="a folder in the hub's format, in place of the embedded world")
+    parser.add_argument("--data", default="", help="its instructions")
+    parser.add_argument("--retain", default="", help="its text to measure forgetting on")
+    parser.add_argument("--max-length", type=int)
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    path = given.out / "results.jsonl"
-    done = {key(json.loads(line)) for line in path.read_text().splitlines()} if path.exists() else set()
+    material = Material(given.model, given.data, given.retain, given.max_length, given.wrong)
     wanted = [
-        (name, rate, seed, given.steps, given.wrong)
+        {"material": material, "name": name, "rate": rate, "seed": seed, "steps": given.steps}
         for seed in given.seeds
         for name in given.names
         for rate in given.rates
-        if (name, rate, seed, given.steps, given.wrong) not in done
     ]
-    console = Console()
-    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool, path.open("a") as file:
-        runs = [pool.submit(train_once, *run) for run in wanted]
-        for number, run in enumerate(as_completed(runs), start=1):
-            row = run.result()
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            numbers = "  ".join(f"{name} {value:.3f}" for name, value in row.items() if isinstance(value, float))
-            console.print(f"{number}/{len(runs)}  {row['name']}: seed {row['seed']}  {numbers}", highlight=False)
+    run_trials(train_once, wanted, given.out / "results.jsonl", given.jobs)
 
 
 if __name__ == "__main__":
