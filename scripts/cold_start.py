@@ -22,7 +22,7 @@ from peft import PeftModel
 from trials import run_trials
 
 
-COMMON = {"gate_init": 1.0, "prompt_init_std": 0.3, "init_weights": "identity"}
+COMMON = {"gate_init": 1.0, "prompt_init_std": 0.3, "init_weights": "identity", "num_local_prompts": 0}
 STARTS: dict[str, dict[str, Any]] = {
     "paper": {"gate_init": 0.0, "gate_init_std": 0.01, "prompt_init_std": 1.0, "init_weights": True},
     "gates 0, prompts 1": {"gate_init": 0.0, "prompt_init_std": 1.0, "init_weights": True},
@@ -37,8 +37,12 @@ STARTS: dict[str, dict[str, Any]] = {
     "identity, separate values, prompts 1": {"separate_values": True, "prompt_init_std": 1.0},
 }
 PARTS: dict[str, dict[str, Any]] = {
+    "1 local prompt": {"num_local_prompts": 1},
     "2 local prompts": {"num_local_prompts": 2},
-    "2 local prompts alone": {"num_prompts": 0, "num_local_prompts": 2, "init_weights": True},
+    "4 local prompts": {"num_local_prompts": 4},
+    "1 local prompt alone": {"num_prompts": 0, "num_local_prompts": 1},
+    "2 local prompts alone": {"num_prompts": 0, "num_local_prompts": 2},
+    "4 local prompts alone": {"num_prompts": 0, "num_local_prompts": 4},
     "separate values, 2 local prompts": {"separate_values": True, "num_local_prompts": 2},
     "null prompt": {"null_prompt": True},
     "mlp generator": {"generator": "mlp", "separate_values": True},
@@ -52,15 +56,6 @@ PARTS: dict[str, dict[str, Any]] = {
     "r 64": {"r": 64},
     "top 3 of 6 layers": {"top_layers": 3},
     "bottom 3 of 6 layers": {"layers_to_transform": [0, 1, 2]},
-    "1 local prompt alone": {"num_prompts": 0, "num_local_prompts": 1, "init_weights": True},
-    "4 local prompts alone": {"num_prompts": 0, "num_local_prompts": 4, "init_weights": True},
-    "2 local prompts alone, r 8": {"num_prompts": 0, "num_local_prompts": 2, "r": 8, "init_weights": True},
-    "2 local prompts alone, null prompt": {
-        "num_prompts": 0,
-        "num_local_prompts": 2,
-        "null_prompt": True,
-        "init_weights": True,
-    },
 }
 # Learning rates of groups of parameters, relative to the run's, from the common start.
 GROUPS: dict[str, dict[str, float]] = {

@@ -57,7 +57,7 @@ def test_every_way_of_loading_gives_the_saved_model(adapted: PeftModel, saved: s
 def test_only_the_adapter_is_saved(saved: str) -> None:
     keys = set(load_file(f"{saved}/adapter_model.safetensors"))
     stem = "base_model.model.model.layers.{}.self_attn.k_proj.excitor_{}"
-    parts = ["generator.prompts", "processor.A", "processor.B", "processor.gate"]
+    parts = ["generator.prompts", "generator.local", "processor.A", "processor.B", "processor.gate"]
     assert keys == {stem.format(layer, part) for layer in (1, 2) for part in parts}
 
 

@@ -10,13 +10,14 @@ from excitor import ExcitorConfig, ExcitorError
 
 def test_defaults_start_as_an_identity() -> None:
     config = ExcitorConfig()
-    assert config.gate_init_std == 0.0
-    assert config.init_weights
+    assert (config.num_prompts, config.num_local_prompts) == (30, 2)
+    assert (config.gate_init, config.gate_init_std, config.init_weights) == (1.0, 0.0, "identity")
 
 
 def test_paper_preset_and_its_changes() -> None:
     config = ExcitorConfig.paper()
     assert (config.r, config.num_prompts, config.top_layers, config.gate_init_std) == (16, 30, 30, 0.01)
+    assert (config.num_local_prompts, config.gate_init, config.prompt_init_std, config.init_weights) == (0, 0, 1, True)
     assert ExcitorConfig.paper(top_layers=2).top_layers == 2
 
 
@@ -51,7 +52,7 @@ def test_bad_values_are_named(field: str, value: object) -> None:
 def test_prompts_may_be_local_alone_but_not_absent() -> None:
     assert ExcitorConfig(num_prompts=0, num_local_prompts=2).num_prompts == 0
     with pytest.raises(ExcitorError, match="num_prompts must be a whole number of at least 1, got 0"):
-        ExcitorConfig(num_prompts=0)
+        ExcitorConfig(num_prompts=0, num_local_prompts=0)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch import nn
 
 from excitor.generator import PromptMLP, PromptTable
 
@@ -18,15 +17,12 @@ def test_global_prompts_ignore_the_features(kind, separate: bool) -> None:
 
 
 @pytest.mark.parametrize("separate", [False, True])
-def test_local_prompts_start_at_zero_and_follow_the_token(separate: bool) -> None:
+def test_local_prompts_differ_and_follow_the_token(separate: bool) -> None:
     generator = make(PromptTable, num_local_prompts=2, separate_values=separate)
     features = torch.randn(2, 7, 2)
     _, local = generator(features)
     assert local.keys.shape == local.values.shape == (2, 7, 2, 3, 4)
-    assert not local.keys.any()
-    assert not local.values.any()
-    nn.init.normal_(generator.local)
-    _, local = generator(features)
+    assert not torch.allclose(local.keys[:, :, 0], local.keys[:, :, 1])
     _, alone = generator(features[1, 3])
     torch.testing.assert_close(local.keys[1, 3], alone.keys)
     assert torch.equal(local.keys, local.values) == (not separate)
@@ -36,6 +32,11 @@ def test_local_prompts_can_stand_alone() -> None:
     generator = PromptTable(0, 3, 4, rank=2, num_local_prompts=2, init_std=1.0)
     (local,) = generator(torch.randn(7, 2))
     assert local.keys.shape == (7, 2, 3, 4)
+
+
+def test_local_prompts_start_with_the_deviation_asked_for() -> None:
+    generator = PromptTable(1, 4, 16, rank=16, num_local_prompts=20, init_std=0.3)
+    assert abs(generator(torch.randn(50, 16))[1].keys.std().item() - 0.3) < 0.02
 
 
 @pytest.mark.parametrize("kind", [PromptTable, PromptMLP])

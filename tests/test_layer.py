@@ -8,9 +8,12 @@ from excitor.functional import Prompts, excited_key, excitor_query, reconstructe
 from excitor.layer import excitor_layers
 
 
+SMALL = {"r": 3, "num_prompts": 5, "num_local_prompts": 0, "init_weights": False}
+
+
 def make_layer(dtype: torch.dtype = torch.float32, **changes) -> ExcitorLayer:
     layer = ExcitorLayer(nn.Linear(10, 12, dtype=dtype), head_dim=4)
-    layer.update_layer("default", ExcitorConfig(**({"r": 3, "num_prompts": 5, "init_weights": False} | changes)))
+    layer.update_layer("default", ExcitorConfig(**(SMALL | changes)))
     return layer
 
 
@@ -84,7 +87,7 @@ def count(config: ExcitorConfig) -> int:
 )
 def test_parameters_of_each_switch(switches: dict, parameters: int) -> None:
     """The formulas of docs/configuration.md for C = 10, r = 3, K = 5, C_kv = 12, G = 3."""
-    assert count(ExcitorConfig(r=3, num_prompts=5, **switches)) == parameters
+    assert count(ExcitorConfig(**(SMALL | switches))) == parameters
 
 
 @pytest.mark.parametrize("generator", ["table", "mlp"])
@@ -104,11 +107,26 @@ def test_separate_values_can_start_as_an_exact_identity_with_open_gates(generato
 
 def test_centred_prompts_start_as_an_identity_but_for_rounding() -> None:
     layer = ExcitorLayer(nn.Linear(10, 12), head_dim=4)
-    layer.update_layer("default", ExcitorConfig(gate_init=1.0, init_weights="identity"))
+    layer.update_layer("default", ExcitorConfig())
     x = torch.randn(2, 7, 10)
     torch.testing.assert_close(layer(x), layer.base_layer(x), atol=1e-6, rtol=0)
     layer(x).square().sum().backward()
     assert layer.excitor_processor["default"].B.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_local_prompts_do_not_move_alike(separate: bool) -> None:
+    """Equal ones would have equal gradients, and be one prompt for ever."""
+    layer = ExcitorLayer(nn.Linear(10, 12), head_dim=4)
+    layer.update_layer("default", ExcitorConfig(num_prompts=0, num_local_prompts=3, separate_values=separate))
+    optimizer = torch.optim.SGD([p for n, p in layer.named_parameters() if "excitor_" in n], lr=0.1)
+    for _ in range(2):
+        layer(torch.randn(2, 7, 10)).square().sum().backward()
+        optimizer.step()
+    for prompts in [parameter for name, parameter in layer.named_parameters() if ".local" in name]:
+        first, second, third = prompts.unflatten(-1, (3, -1)).unbind(1)
+        assert not torch.allclose(first, second)
+        assert not torch.allclose(second, third)
 
 
 def test_prompt_weights_make_the_term() -> None:
@@ -125,7 +143,7 @@ def test_prompt_weights_make_the_term() -> None:
 
 def test_gates_at_zero_still_learn() -> None:
     layer = ExcitorLayer(nn.Linear(10, 12), head_dim=4)
-    layer.update_layer("default", ExcitorConfig(r=3, num_prompts=5))
+    layer.update_layer("default", ExcitorConfig(r=3, num_prompts=5, gate_init=0.0, init_weights=True))
     x = torch.randn(2, 7, 10)
     assert torch.equal(layer(x), layer.base_layer(x))
     layer(x).square().sum().backward()

@@ -18,7 +18,8 @@ class ExcitorConfig(PeftConfig):
     """Configuration of LLaMA-Excitor (arXiv 2404.00913) for PEFT.
 
     Every field is described in its metadata, ``dataclasses.fields(ExcitorConfig)``, and in docs/configuration.md. The
-    default adapter starts as an exact identity: all gates are zero.
+    defaults are the best setting found in docs/cold-start.md, and start without any effect; :meth:`paper` is the
+    paper's own setting.
 
     Example::
 
@@ -33,7 +34,8 @@ class ExcitorConfig(PeftConfig):
         default=30, metadata={"help": "Learnable prompts per layer that every token attends to, K in the paper."}
     )
     num_local_prompts: int = field(
-        default=0, metadata={"help": "Further prompts per layer that each token makes from its own hidden state."}
+        default=2,
+        metadata={"help": "Further prompts per layer that each token makes from its own hidden state; paper: 0."},
     )
     top_layers: int | None = field(
         default=None,
@@ -56,11 +58,11 @@ class ExcitorConfig(PeftConfig):
     gate: str = field(
         default="head", metadata={"help": "Gates: head (one per key head, as in the paper), layer (one) or none."}
     )
-    gate_init: float = field(
-        default=0.0, metadata={"help": "Mean of the gates at the start; 0, with no deviation, is an exact identity."}
+    gate_init: float = field(default=1.0, metadata={"help": "Mean of the gates at the start; 0 in the paper."})
+    gate_init_std: float = field(
+        default=0.0, metadata={"help": "Standard deviation of the gates at the start; 0.01 in the paper."}
     )
-    gate_init_std: float = field(default=0.0, metadata={"help": "Standard deviation of the gates at the start."})
-    prompt_init_std: float = field(default=1.0, metadata={"help": "Standard deviation of the prompts at the start."})
+    prompt_init_std: float = field(default=0.3, metadata={"help": "Standard deviation of the prompts at the start."})
     head_dim: int | None = field(
         default=None,
         metadata={"help": "Size of a key head; read from the model's configuration when not given."},
@@ -84,11 +86,11 @@ class ExcitorConfig(PeftConfig):
         default=None, metadata={"help": "Further modules to train in full and save with the adapter."}
     )
     init_weights: bool | str = field(
-        default=True,
+        default="identity",
         metadata={
             "help": (
-                "True starts as the fields above say; 'identity' starts without any effect whatever the gates are "
-                "(separate values at zero, else B at zero and prompts centred); False is for tests: everything random."
+                "'identity' starts without any effect whatever the gates are (separate values at zero, else B at zero "
+                "and prompts centred); True starts as the fields above say; False is for tests: everything random."
             )
         },
     )
@@ -130,8 +132,8 @@ class ExcitorConfig(PeftConfig):
             raise ExcitorError("init_weights='identity' with generator='mlp' needs separate_values=True.")
         if self.gate != "none" and self.gate_init == 0 and self.gate_init_std == 0:
             raise ExcitorError(
-                "init_weights='identity' needs gates that are not zero, or nothing would ever learn: "
-                "set gate_init, e.g. to 1."
+                "init_weights='identity' needs gates that are not zero, or nothing would ever learn: set gate_init "
+                "to 1, or init_weights to True to start with closed gates."
             )
 
     @classmethod
@@ -144,10 +146,12 @@ class ExcitorConfig(PeftConfig):
         preset: dict[str, Any] = {
             "r": 16,
             "num_prompts": 30,
+            "num_local_prompts": 0,
             "top_layers": 30,
             "gate_init": 0.0,
             "gate_init_std": 0.01,
             "prompt_init_std": 1.0,
+            "init_weights": True,
         }
         return cls(**(preset | changes))
 

@@ -19,10 +19,12 @@ class PromptGenerator(nn.Module, ABC):
 
     Args:
         num_prompts: Global prompts, K; may be 0 where there are local ones.
-        num_local_prompts: Local prompts, K_l. They start at zero, where a prompt adds nothing to the key.
+        num_local_prompts: Local prompts, K_l. They differ from the start: equal ones would get equal gradients and
+            stay equal for ever.
         num_heads: Key/value heads, G.
         head_dim: d.
         rank: Size of the features that local prompts are made from, r.
+        init_std: Standard deviation of the prompts at the start; of the local ones for features of variance 1.
         separate_values: Prompts have a value of their own beside their key; the paper uses one table for both.
     """
 
@@ -33,6 +35,7 @@ class PromptGenerator(nn.Module, ABC):
         head_dim: int,
         *,
         rank: int,
+        init_std: float,
         num_local_prompts: int = 0,
         separate_values: bool = False,
     ) -> None:
@@ -41,10 +44,10 @@ class PromptGenerator(nn.Module, ABC):
         self.num_heads, self.head_dim = num_heads, head_dim
         self.separate_values = separate_values
         if num_local_prompts:
-            width = num_local_prompts * num_heads * head_dim
-            self.local = nn.Parameter(torch.zeros(rank, width))
+            shape, std = (rank, num_local_prompts * num_heads * head_dim), init_std / math.sqrt(rank)
+            self.local = nn.Parameter(torch.empty(shape).normal_(0.0, std))
             if separate_values:
-                self.local_values = nn.Parameter(torch.zeros(rank, width))
+                self.local_values = nn.Parameter(torch.empty(shape).normal_(0.0, std))
 
     @abstractmethod
     def tables(self) -> tuple[Tensor, Tensor]:
@@ -70,7 +73,7 @@ class PromptTable(PromptGenerator):
 
     Args:
         *args: As for :class:`PromptGenerator`.
-        init_std: Standard deviation of the prompts at the start.
+        init_std: As for :class:`PromptGenerator`.
         **kwargs: As for :class:`PromptGenerator`.
     """
 
@@ -78,7 +81,7 @@ class PromptTable(PromptGenerator):
     value_prompts: nn.Parameter
 
     def __init__(self, *args: Any, init_std: float, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, init_std=init_std, **kwargs)
         shape = self.num_prompts, self.num_heads * self.head_dim
         self.prompts = nn.Parameter(torch.empty(shape).normal_(0.0, init_std))
         if self.separate_values:
@@ -96,13 +99,13 @@ class PromptMLP(PromptGenerator):
 
     Args:
         *args: As for :class:`PromptGenerator`.
-        init_std: Standard deviation of the prompts at the start.
+        init_std: As for :class:`PromptGenerator`.
         seeds: Seed embeddings of the other layers, ``(K, MLP_WIDTH)``; new ones when not given.
         **kwargs: As for :class:`PromptGenerator`.
     """
 
     def __init__(self, *args: Any, init_std: float, seeds: nn.Parameter | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, init_std=init_std, **kwargs)
         width = self.num_heads * self.head_dim * (2 if self.separate_values else 1)
         self.seeds = nn.Parameter(torch.randn(self.num_prompts, MLP_WIDTH)) if seeds is None else seeds
         self.inner = nn.Parameter(torch.randn(MLP_WIDTH, MLP_WIDTH) / math.sqrt(MLP_WIDTH))

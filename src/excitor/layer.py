@@ -185,13 +185,20 @@ def _silence(generator: PromptTable | PromptMLP, processor: PromptProcessor) -> 
     Separate values at zero give a term of exactly zero. With one table for both, B = 0 makes all prompts weigh the
     same, and prompts that sum to zero cancel, but for rounding.
     """
-    if isinstance(generator, PromptMLP):
-        generator.outer.chunk(2, dim=-1)[1].zero_()
-    elif generator.separate_values:
-        generator.value_prompts.zero_()
-    else:
+    if generator.separate_values:
+        if isinstance(generator, PromptMLP):
+            generator.outer.chunk(2, dim=-1)[1].zero_()
+        else:
+            generator.value_prompts.zero_()
+        if generator.num_local_prompts:
+            generator.local_values.zero_()
+        return
+    processor.B.zero_()
+    if isinstance(generator, PromptTable):
         generator.prompts.sub_(generator.prompts.mean(dim=0))
-        processor.B.zero_()
+    if generator.num_local_prompts:
+        each = generator.local.unflatten(-1, (generator.num_local_prompts, -1))
+        each.sub_(each.mean(dim=1, keepdim=True))
 
 
 @torch.no_grad()

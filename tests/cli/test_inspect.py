@@ -48,7 +48,7 @@ def test_many_heads_are_shades(command, tmp_path):
 @pytest.mark.parametrize(
     ("switches", "shown"),
     [
-        ({"gate_init": 0.0}, "largest gate 0.0000"),
+        ({"gate_init": 0.0, "init_weights": True}, "largest gate 0.0000"),
         ({"gate": "none"}, "fixed at 1"),
         ({"gate": "layer", "gate_init": 0.5}, "+0.5000"),
         ({"num_prompts": 0, "num_local_prompts": 2}, "parameters: local"),
@@ -94,19 +94,19 @@ def test_terminal_shows_what_was_measured(command, adapter_dir, text):
     assert "Measured on" in out
     assert "layer 2, query head 1" in out
     (row,) = [line.split() for line in out.splitlines() if line.startswith("    1 ")]
-    assert len(row) == 9
+    assert len(row) == 10
     assert float(row[1]) <= float(row[2]) <= float(row[3])  # mean shift, largest, bound
 
 
-def test_null_prompt_has_a_column(command, base_dir, tmp_path):
+def test_local_and_null_prompts_have_columns(command, base_dir, tmp_path):
     base = make_llama()
     base.name_or_path = base_dir
     config = excitor.ExcitorConfig(r=2, num_prompts=2, null_prompt=True, init_weights=False)
     excitor.save_adapter(peft.get_peft_model(base, config), tmp_path)
     out = command("inspect", tmp_path, "--prompt", "Hi").out
-    assert "null: share of the null prompt" in " ".join(out.split())
+    assert "local: share of the local prompts; null: share of the null prompt" in " ".join(out.split())
     (row,) = [line.split() for line in out.splitlines() if line.startswith("    1 ") and "+" not in line]
-    assert len(row) == 10
+    assert len(row) == 11
 
 
 def test_documents_of_a_text(command, adapter_dir, text):

@@ -13,7 +13,9 @@ def adapted():
     def make(base=None, **switches) -> peft.PeftModel:
         base = base or make_llama()
         torch.manual_seed(1)
-        config = excitor.ExcitorConfig(**({"r": 4, "num_prompts": 5, "init_weights": False} | switches))
+        config = excitor.ExcitorConfig(
+            **({"r": 4, "num_prompts": 5, "num_local_prompts": 0, "init_weights": False} | switches)
+        )
         return peft.get_peft_model(base, config).eval()
 
     return make

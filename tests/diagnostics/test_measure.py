@@ -76,6 +76,17 @@ def test_null_prompt_is_no_prompt(adapted):
         assert max(layer.top_share) < 0.001
 
 
+def test_local_prompts_have_a_share_of_their_own(adapted):
+    model = adapted(num_local_prompts=2, null_prompt=True)
+    for layer in measure(model, DOCUMENTS).layers:
+        assert layer.prompts == 5
+        assert layer.max_entropy == pytest.approx(math.log(5 + 2 + 1))
+        for top, local, null in zip(layer.top_share, layer.local_share, layer.null_share, strict=True):
+            assert top < 1 - local - null < 5 * top
+            assert 0 < local < 1
+    assert measure(adapted(num_prompts=0, num_local_prompts=2), DOCUMENTS).top_share is None
+
+
 def test_single_prompt_has_no_share(adapted):
     assert measure(adapted(num_prompts=1), DOCUMENTS).top_share is None
 

@@ -40,11 +40,6 @@ def run(tmp_path) -> Callable[..., Path]:
             "batch_size": 16,
             "eval_rows": 24,
             "precision": "fp32",
-            "num_local_prompts": 2,
-            "separate_values": True,
-            "identity_start": True,
-            "gate_init": 1.0,
-            "prompt_init_std": 0.3,
         }
         train(TrainArguments(**(arguments | changes)), Console(quiet=True))
         return tmp_path / "run"
@@ -65,7 +60,7 @@ def names(folder: Path, measurement: Measurement | None = None) -> list[str]:
 
 def test_healthy_run_and_a_runaway_prompt(run):
     folder = run(steps=40, learning_rate=1e-2)
-    assert signs_of_run(folder, describe(folder)).learned < -0.3
+    assert signs_of_run(folder, describe(folder)).learned < -0.2
     assert names(folder) == names(folder, measure_run(folder)) == []
 
     model, _ = excitor.load_adapter(str(folder), dtype="float32", device="cpu")

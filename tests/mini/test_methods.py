@@ -9,9 +9,9 @@ from excitor.mini.methods import load_methods
 
 
 PARAMETERS = {
-    "excitor": 29_976,
-    "excitor-local": 66_072,
+    "excitor": 42_264,
     "excitor-paper": 29_976,
+    "excitor-table": 29_976,
     "full": 884_736,
     "lora-k": 9_216,
     "lora-qv": 21_504,

@@ -15,7 +15,7 @@ from tiny import make_llama
 NAMES = [item.name for item in fields(Weights)]
 EVERY_METHOD = ["kl", "prompt_kl", "hidden_drift"]
 LORA = LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-EXCITOR = ExcitorConfig(r=4, num_prompts=4, gate_init=0.5, prompt_init_std=1.0)
+EXCITOR = ExcitorConfig(r=4, num_prompts=4, gate_init=0.5, prompt_init_std=1.0, init_weights=True)
 IDENTITY = ExcitorConfig(r=4, num_prompts=4, gate_init=1.0, init_weights="identity", separate_values=True)
 
 

@@ -10,6 +10,7 @@ from excitor.train.arguments import TrainArguments
 
 def test_defaults_with_the_required_three_are_fine():
     TrainArguments(model="m", data=["d"], out="o").check()
+    TrainArguments(model="m", data=["d"], out="o", num_prompts=0).check()  # local prompts are left
 
 
 def test_all_faults_are_reported_together():
@@ -37,6 +38,8 @@ def test_all_faults_are_reported_together():
         ({"epochs": float("nan")}, "--epochs must be greater than 0, got nan"),
         ({"weight_decay": float("inf")}, "--weight-decay must be at least 0, got inf"),
         ({"precision": "fp8"}, "--precision must be one of auto, fp32, bf16, fp16"),
+        ({"adapter_config": "lora.json"}, "--adapter-config names another method.* give one"),
+        ({"num_prompts": 0, "num_local_prompts": 0}, "--num-prompts must be at least 1, got 0"),
         ({"preset": "best"}, "--preset must be one of default, paper, got 'best'"),
         ({"logging_steps": 3}, "--save-steps .100. must be a multiple of --logging-steps .3."),
     ],

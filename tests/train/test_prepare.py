@@ -13,8 +13,10 @@ def test_a_job_is_resolved(arguments):
     job = prepare(arguments(steps=None, eval_rows=None))
     assert (job.arguments.max_length, job.arguments.precision, job.arguments.eval_rows) == (256, "fp32", 1)
     assert (job.arguments.r, job.arguments.gate_init_std) == (2, 0.0)
+    usual = [prepare(arguments(learning_rate=None, top_layers=1, preset=preset)) for preset in (None, "paper")]
+    assert [each.arguments.learning_rate for each in usual] == [3e-3, 9e-3]
     assert (len(job.train), len(job.held_out)) == (11, 1)
-    assert job.trainable == 3 * (32 * 2 + 2 * 24 + 4 * 24 + 2)
+    assert job.trainable == 3 * (32 * 2 + 2 * 24 + 4 * 24 + 2 * 2 * 24 + 2)
     assert not Path(job.arguments.out).exists()
 
 

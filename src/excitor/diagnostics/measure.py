@@ -35,10 +35,11 @@ class LayerMeasure:
         shift_max: By query head, of the token where it moves most.
         bound: By query head, more than any token's attention can move.
         gates: By key head, times the strength.
-        prompts: Their number, the null prompt left out.
+        prompts: Number of the global ones.
         entropy: By key head, of a token's weights over the prompts, mean over tokens, in nats.
-        max_entropy: Of equal weights: log of the number of prompts, the null prompt among them.
-        top_share: By key head, weight of the prompt that has most of it, over all tokens; the null prompt left out.
+        max_entropy: Of equal weights: log of the number of all prompts, local ones and the null prompt among them.
+        top_share: By key head, weight of the global prompt that has most of it, over all tokens; 0 without any.
+        local_share: By key head, weight of all local prompts together; None where there are none.
         null_share: By key head, weight of the null prompt; None where there is none.
         key_drift: By key head, length of the term over length of the key, mean over tokens.
     """
@@ -53,6 +54,7 @@ class LayerMeasure:
     entropy: list[float]
     max_entropy: float
     top_share: list[float]
+    local_share: list[float] | None
     null_share: list[float] | None
     key_drift: list[float]
 
@@ -103,7 +105,10 @@ class Measurement:
 
     @property
     def top_share(self) -> float | None:
-        """Weight of the prompt that has most of it, in the layer where it is largest; None for a single prompt."""
+        """Weight of the global prompt that has most of it, in the layer where it is largest; None without a choice.
+
+        Local prompts are left out: what a token makes for itself is no constant, however much weight it has.
+        """
         return max((_mean(layer.top_share) for layer in self.layers if layer.prompts > 1), default=None)
 
 
@@ -135,6 +140,7 @@ def measure(model: PeftModel, documents: Sequence[Sequence[int]]) -> Measurement
                 name.removeprefix(PEFT_PREFIX),
                 attention_of(model, name).layer_idx,
                 tallies[name],
+                prompts=layer.parts(adapter)[0].num_prompts,
                 has_null=layer.parts(adapter)[1].null_bias is not None,
             )
             for name, layer in found.items()
@@ -199,10 +205,10 @@ def _by_token(observation: Observation, adapter: str) -> dict[str, Tensor]:
     }
 
 
-def _layer_measure(name: str, index: int, tally: _Tally, *, has_null: bool) -> LayerMeasure:
+def _layer_measure(name: str, index: int, tally: _Tally, *, prompts: int, has_null: bool) -> LayerMeasure:
     means = tally.means
     weights = means["weights"]
-    prompts = weights.shape[-1] - has_null
+    shared, local = weights[:, :prompts], weights[:, prompts : weights.shape[-1] - has_null]
     return LayerMeasure(
         name=name,
         index=index,
@@ -213,7 +219,8 @@ def _layer_measure(name: str, index: int, tally: _Tally, *, has_null: bool) -> L
         prompts=prompts,
         entropy=means["entropy"].tolist(),
         max_entropy=math.log(weights.shape[-1]),
-        top_share=weights[:, :prompts].amax(-1).tolist(),
+        top_share=shared.amax(-1).tolist() if prompts else [0.0] * len(weights),
+        local_share=local.sum(-1).tolist() if local.shape[-1] else None,
         null_share=weights[:, -1].tolist() if has_null else None,
         key_drift=means["key_drift"].tolist(),
     )

@@ -31,7 +31,9 @@ def draw_usage(measurement: Measurement, path: Path) -> None:
     axes = figure.subplots()
     layers = measurement.layers
     _dots(axes, layers, [[_share(each, layer.max_entropy) for each in layer.entropy] for layer in layers], "entropy")
-    _dots(axes, layers, [layer.top_share for layer in layers], "share of the most used prompt")
+    _dots(axes, layers, [layer.top_share for layer in layers], "share of the most used global prompt")
+    if layers[0].local_share is not None:
+        _dots(axes, layers, [layer.local_share or [] for layer in layers], "share of the local prompts")
     if layers[0].null_share is not None:
         _dots(axes, layers, [layer.null_share or [] for layer in layers], "share of the null prompt")
     axes.set(xlabel="layer", ylabel="entropy over its maximum, share of weight", ylim=(-0.02, 1.02))

@@ -58,10 +58,9 @@ def gates_table(layers: list[dict[str, Any]]) -> Table:
 def measurement_table(measurement: "Measurement") -> Group:
     """What an adapter does, layer by layer, and what the columns are."""
     table = Table(box=None, padding=(0, 1, 0, 0))
-    headings = ["layer", "shift", "largest", "bound", "entropy", "top", "keys", "cosine", "distance"]
-    has_null = measurement.layers[0].null_share is not None
-    if has_null:
-        headings.insert(6, "null")
+    has_local, has_null = (getattr(measurement.layers[0], f"{kind}_share") is not None for kind in ("local", "null"))
+    headings = ["layer", "shift", "largest", "bound", "entropy", "top"]
+    headings += ["local"] * has_local + ["null"] * has_null + ["keys", "cosine", "distance"]
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for layer in measurement.layers:
@@ -73,7 +72,7 @@ def measurement_table(measurement: "Measurement") -> Group:
             f"{max(layer.bound):.4f}",
             _share(layer),
             f"{_mean(layer.top_share):.1%}",
-            *([f"{_mean(layer.null_share):.1%}"] if layer.null_share else []),
+            *(f"{_mean(share):.1%}" for share in (layer.local_share, layer.null_share) if share is not None),
             f"{_mean(layer.key_drift):.3f}",
             f"{drift.cosine:.4f}",
             f"{drift.distance:.4f}",
@@ -82,8 +81,10 @@ def measurement_table(measurement: "Measurement") -> Group:
     note = Text(
         "shift: total variation between attention with and without the adapter, 0 to 1, mean over heads and tokens; "
         "largest and bound: of any head and token; entropy: of the weights over the prompts, 100% is equal weights; "
-        "top: share of the most used prompt; " + "null: share of the null prompt; " * has_null + "keys: length of the "
-        "term over length of the key; cosine, distance: of the hidden states to the base's.",
+        "top: share of the most used global prompt; "
+        + "local: share of the local prompts; " * has_local
+        + "null: share of the null prompt; " * has_null
+        + "keys: length of the term over length of the key; cosine, distance: of the hidden states to the base's.",
         style="dim",
     )
     return Group(title, table, note)

@@ -26,9 +26,6 @@ from excitor.train.run import train
 
 STEPS = 500
 BATCH_SIZE = 16
-LEARNING_RATE = 1e-2
-# Open gates and calm prompts, and still no effect at the start: docs/cold-start.md.
-METHOD: dict[str, Any] = {"gate_init": 1.0, "prompt_init_std": 0.3, "identity_start": True}
 RETAIN_PAGES = 200
 WRONG_SHARE = 0.4  # of the taught facts, in the second training
 
@@ -192,9 +189,7 @@ def _train(lessons: Lessons, seed: int, steps: int, out: Path, console: Console)
             steps=steps,
             save_steps=steps,
             batch_size=BATCH_SIZE,
-            learning_rate=LEARNING_RATE,
             seed=seed,
-            **METHOD,
         ),
         console,
     )

@@ -11,7 +11,7 @@ from excitor.preservation.weights import LEVELS, Weights, split_weight
 
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-PRESETS = ("default", "paper")
+PRESETS = {"default": 3e-3, "paper": 9e-3}  # with their learning rates
 SCHEDULERS = ("cosine", "linear", "constant_with_warmup")
 REPLAY_FIELDS = ("replay", "replay_documents", "replay_length", "replay_batch_size", "replay_every")
 
@@ -83,8 +83,14 @@ class TrainArguments(Arguments):
         default=16, metadata={"help": "Examples (packed sequences, with packing) per device and forward pass."}
     )
     gradient_accumulation: int = field(default=1, metadata={"help": "Forward passes per optimizer step."})
-    learning_rate: float = field(
-        default=9e-3, metadata={"help": "Peak learning rate of AdamW; the default is the paper's."}
+    learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "Peak learning rate of AdamW. When not given, 3e-3, or the paper's 9e-3 with --preset paper; "
+                "another method needs one."
+            )
+        },
     )
     scheduler: str = field(default="cosine", metadata={"help": f"Learning rate over time: {', '.join(SCHEDULERS)}."})
     warmup_ratio: float = field(
@@ -209,12 +215,14 @@ class TrainArguments(Arguments):
         yield from self._at_least(1, "retain_documents", "batch_size", "gradient_accumulation", "logging_steps")
         yield from self._at_least(1, "save_steps", "keep_checkpoints", "eval_rows", "max_length", "steps")
         yield from self._at_least(1, "r", "top_layers")
-        yield from self._at_least(0 if self.num_local_prompts else 1, "num_prompts")
+        yield from self._at_least(1 if self.num_local_prompts == 0 else 0, "num_prompts")
         yield from self._at_least(0, "weight_decay", "seed", "gate_init_std", "prompt_init_std")
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
-            if not 0 < value < math.inf:
+            if value is not None and not 0 < value < math.inf:
                 yield f"{flag(name)} must be greater than 0, got {value}."
+        if self.adapter_config and self.learning_rate is None:
+            yield "--adapter-config names another method, for which there is no usual --learning-rate: give one."
         if not 0 <= self.warmup_ratio < 1:
             yield f"--warmup-ratio must be at least 0 and less than 1, got {self.warmup_ratio}."
         for name, choices in (("precision", PRECISIONS), ("scheduler", SCHEDULERS), ("preset", (None, *PRESETS))):

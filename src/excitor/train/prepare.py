@@ -16,7 +16,7 @@ from excitor.environment import describe_environment
 from excitor.errors import ExcitorError
 from excitor.preservation.replay import ReplayText, read_replay
 from excitor.preservation.weights import Weights, split_weight
-from excitor.train.arguments import TrainArguments
+from excitor.train.arguments import PRESETS, TrainArguments
 from excitor.train.folder import check_folder, check_space
 from excitor.train.method import read_method, resolved_fields
 
@@ -35,7 +35,7 @@ class Job:
     """A run that is ready to load its model."""
 
     arguments: TrainArguments
-    """Resolved: max_length, precision, eval_rows and the method's numbers are what will be used."""
+    """Resolved: max_length, precision, learning_rate, eval_rows and the method's numbers are what will be used."""
     method: PeftConfig
     tokenizer: PreTrainedTokenizerBase
     notes: str
@@ -93,6 +93,7 @@ def prepare(arguments: TrainArguments) -> Job:
         arguments,
         max_length=max_length,
         replay_length=replay_length if weights.on_replay else None,
+        learning_rate=arguments.learning_rate or PRESETS[arguments.preset or "default"],
         precision=precision,
         eval_rows=len(held_out),
         **resolved_fields(method),

@@ -78,7 +78,7 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         gradient_accumulation_steps=arguments.gradient_accumulation,
         num_train_epochs=arguments.epochs,
         max_steps=arguments.steps or -1,
-        learning_rate=arguments.learning_rate,
+        learning_rate=cast(float, arguments.learning_rate),
         lr_scheduler_type=arguments.scheduler,
         warmup_steps=arguments.warmup_ratio,
         weight_decay=arguments.weight_decay,
