@@ -6,7 +6,7 @@ from peft import PeftConfig
 from rich.console import Console
 
 from excitor.cli.demo import demo
-from excitor.mini.demo import ANSWERS, METHOD, ROWS, WAYS, run_demo
+from excitor.mini.demo import ANSWERS, ROWS, WAYS, run_demo
 from excitor.mini.methods import load_methods
 from excitor.train.arguments import TrainArguments
 from excitor.train.method import read_method
@@ -49,5 +49,5 @@ def test_export_writes_the_world_for_a_run_by_hand(tmp_path, capsys):
 
 def test_the_demo_trains_what_the_experiment_calls_excitor():
     (method,) = load_methods(["excitor"])
-    shown = read_method(TrainArguments(**METHOD))
+    shown = read_method(TrainArguments())
     assert shown == PeftConfig.from_peft_type(task_type="CAUSAL_LM", **method.adapter)
