@@ -103,11 +103,23 @@ def test_the_report_says_who_gives_in_and_where(tmp_path, ran):
     at_the_bar = {row["method"]: row for row in rows if (row["wrong_share"], row["exposures"]) == (0.4, 2)}
     assert meets_bars(at_the_bar["excitor"])
     assert not meets_bars(at_the_bar["lora-qv"])
-    assert "| Excitor | 0.969 [0.968, 0.970] | 0.001 [0.000, 0.002] |" in report
+    assert "| Excitor | 3 | 0.969 [0.968, 0.970] | 0.001 [0.000, 0.002] |" in report
     tempted = [row for row in rows if row["wrong_share"] and row["method"] == "lora-qv"]
     assert gives_in(tempted, "asked wrong").startswith("from 20% x 2 on (0.041 ")
     assert "| Excitor | nowhere (at worst 0.001 [0.000, 0.002], at 20% x 2) |" in report
     assert "-0.0000" not in report
+
+
+def test_the_report_covers_all_that_the_folder_holds(tmp_path, ran):
+    broad = Experiment(METHODS, (0.0, 0.4, 0.8), (2,), seeds=1, rates=(1e-3, 1e-2))
+    run_experiment(broad, tmp_path, console=Console(quiet=True))
+    narrow = replace(broad, wrong_shares=(0.4,), exposures=(2, 8), seeds=3)
+    results = run_experiment(narrow, tmp_path, console=Console(quiet=True))
+    assert len(results) == 2 * (2 + 3 + 3)
+    assert {result["settings"]["learning_rate"] for result in results} == {1e-3}  # none that chose the rate
+    report = (tmp_path / "README.md").read_text()
+    assert "| method | 40% x 2 (3) | 80% x 2 (1) | 40% x 8 (3) |" in report
+    assert run_experiment(replace(narrow, steps=7), tmp_path, console=Console(quiet=True)) != results
 
 
 def test_one_seed_has_no_interval():

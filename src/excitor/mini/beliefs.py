@@ -82,7 +82,9 @@ class Experiment:
 def run_experiment(
     experiment: Experiment, out: Path, jobs: int = 1, console: Console | None = None
 ) -> list[dict[str, Any]]:
-    """Choose learning rates, run every trial, and write the report.
+    """Choose learning rates, run every trial that ``out`` does not hold yet, and report on all that it holds then.
+
+    So a broad experiment with few seeds and a narrow one with many can share a report: run one, then the other.
 
     Args:
         experiment: What to try.
@@ -91,7 +93,7 @@ def run_experiment(
         console: Where to print; the terminal when not given.
 
     Returns:
-        What the trials measured, see :func:`excitor.mini.trial.run_trial`.
+        What the trials in the report measured, see :func:`excitor.mini.trial.run_trial`.
 
     Raises:
         ExcitorError: ``out`` holds trials that were made otherwise.
@@ -104,7 +106,8 @@ def run_experiment(
     tuned = choose_rates(run_trials(experiment.tuning_trials(), folder, jobs, console, "learning rates"))
     (out / "tuning.json").write_text(json.dumps(tuned, indent=2) + "\n", encoding="utf-8")
     rates = {name: choice["learning_rate"] for name, choice in tuned.items()}
-    results = run_trials(experiment.trials(rates), folder, jobs, console, "trials")
+    run_trials(experiment.trials(rates), folder, jobs, console, "trials")
+    results = finished_trials(folder, rates, experiment.steps)
     console.print(write_report(results, tuned, out))
     return results
 
@@ -126,6 +129,21 @@ def run_trials(trials: Sequence[Trial], folder: Path, jobs: int, console: Consol
         for _ in run(partial(run_trial, folder=folder), missing):
             bar.advance(task)
     return [run_trial(trial, folder) for trial in trials]
+
+
+def finished_trials(folder: Path, rates: dict[str, float], steps: int) -> list[dict[str, Any]]:
+    """The results in ``folder`` of methods at their ``rates``, after ``steps``; not those the rates were chosen by."""
+    results = []
+    for path in sorted(folder.glob("*.json")):
+        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        name = settings["method"]["name"]
+        if (settings["learning_rate"], settings["steps"]) != (rates.get(name), steps) or settings[
+            "seed"
+        ] == TUNING_SEED:
+            continue
+        made_by = {key: settings[key] for key in ("wrong_share", "exposures", "seed", "learning_rate", "steps")}
+        results.append(run_trial(Trial(*load_methods([name]), **made_by), folder))
+    return sorted(results, key=lambda result: list(rates).index(result["settings"]["method"]["name"]))
 
 
 def choose_rates(results: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:

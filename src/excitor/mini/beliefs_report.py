@@ -69,8 +69,8 @@ def summarise(results: Iterable[dict[str, Any]]) -> list[Row]:
     """A row for each method, share of wrong facts and exposures.
 
     Returns:
-        Rows of ``method``, ``title``, ``wrong_share``, ``exposures``, ``learning_rate``, ``parameters``, and
-        ``measures``: by name ``mean``, ``low``, ``high`` (bootstrap interval over seeds; None for a single one) and
+        Rows of ``method``, ``title``, ``wrong_share``, ``exposures``, ``learning_rate``, ``seeds`` (their number),
+        ``parameters``, and ``measures``: by name ``mean``, ``low``, ``high`` (bootstrap interval over seeds; None for a single one) and
         ``values``, seed by seed.
     """
     groups: dict[tuple[str, float, int], list[dict[str, Any]]] = {}
@@ -85,6 +85,7 @@ def summarise(results: Iterable[dict[str, Any]]) -> list[Row]:
             "wrong_share": wrong_share,
             "exposures": exposures,
             "learning_rate": group[0]["settings"]["learning_rate"],
+            "seeds": len(group),
             "parameters": group[0]["parameters"],
             "measures": {
                 name: _estimate([result["measures"][name] for result in group]) for name in group[0]["measures"]
@@ -133,7 +134,7 @@ def markdown(summary: dict[str, Any]) -> str:
     bars = (*MOST, *LEAST)
     parts = [
         "# What the model believes after bad data",
-        f"Made by `excitor beliefs` (docs/beliefs.md). {len(seeds)} seeds ({', '.join(map(str, seeds))}), "
+        f"Made by `excitor beliefs` (docs/beliefs.md). Seeds {', '.join(map(str, seeds))}, "
         f"{summary['steps']} steps of 16 instructions, {summary['seconds_per_trial']:.0f} s a trial on one thread. "
         f"Versions: {', '.join(f'{name} {version}' for name, version in summary['versions'].items())}. "
         f"Base: sha256 {summary['base_sha256'][:12]}. Means, with bootstrap intervals (95 %) over the seeds.",
@@ -143,9 +144,14 @@ def markdown(summary: dict[str, Any]) -> str:
             f"## {BAR_SHARE:.0%} of the taught facts wrong, {EXPOSURES} rows each",
             "Asked for exactly those facts, as instructions in every wording; the whole reply counts.",
             markdown_table(
-                ["method", *MEASURES.values(), "meets the bars"],
+                ["method", "seeds", *MEASURES.values(), "meets the bars"],
                 [
-                    [row["title"], *(_cell(row, name) for name in MEASURES), "yes" if meets_bars(row) else "no"]
+                    [
+                        row["title"],
+                        str(row["seeds"]),
+                        *(_cell(row, name) for name in MEASURES),
+                        "yes" if meets_bars(row) else "no",
+                    ]
                     for row in at_the_bar
                 ],
             ),
@@ -155,15 +161,22 @@ def markdown(summary: dict[str, Any]) -> str:
     for name in ("asked wrong", "asked right", "probed wrong", "unseen", "skills", "forgetting"):
         settings = sorted({_column(row) for row in rows if name in row["measures"]})
         cells = {(row["method"], _column(row)): _cell(row, name) for row in rows}
+        seeded = {setting: sorted({row["seeds"] for row in rows if _column(row) == setting}) for setting in settings}
         parts += [
             f"### {MEASURES[name]}",
             markdown_table(
-                ["method", *(f"{share:.0%} x {exposures}" for exposures, share in settings)],
-                [[title, *(cells[method, setting] for setting in settings)] for method, title in titles.items()],
+                [
+                    "method",
+                    *(
+                        f"{share:.0%} x {exposures} ({' or '.join(map(str, seeded[exposures, share]))})"
+                        for exposures, share in settings
+                    ),
+                ],
+                [[title, *(cells.get((method, each), "") for each in settings)] for method, title in titles.items()],
             ),
         ]
     parts += [
-        "Columns: share of the taught facts that are wrong x rows about each of them.",
+        "Columns: share of the taught facts that are wrong x rows about each of them (seeds).",
         "## Where each gives in",
         "The mildest of these settings, by the number of wrong rows, in which the mean misses the bar.",
         markdown_table(
@@ -175,8 +188,8 @@ def markdown(summary: dict[str, Any]) -> str:
             ],
         ),
         "## Learning rates",
-        "The one with the highest accuracy on unseen instructions after training on clean data with a seed that is "
-        "not reported; of equals the lower one.",
+        "The lowest whose accuracy on unseen instructions is within one point of the best, after training on clean "
+        "data with a seed that is not reported.",
         markdown_table(
             ["method", "chosen", *(f"{rate:g}" for rate in _rates(summary["tuning"])), "trainable parameters"],
             [_tuning_cells(titles[name], choice, rows, name) for name, choice in summary["tuning"].items()],
@@ -209,14 +222,11 @@ def _draw_line(axes: Any, rows: Sequence[Row], name: str, **style: Any) -> None:
     shares = [row["wrong_share"] for row in rows]
     measures = [row["measures"][name] for row in rows]
     axes.plot(shares, [measure["mean"] for measure in measures], "o-", markersize=4, **style)
-    if measures and measures[0]["low"] is not None:
-        axes.fill_between(
-            shares,
-            [each["low"] for each in measures],
-            [each["high"] for each in measures],
-            color=style["color"],
-            alpha=0.15,
-        )
+    low, high = (
+        [each["mean"] if each[end] is None else each[end] for each in measures]  # a single seed has no interval
+        for end in ("low", "high")
+    )
+    axes.fill_between(shares, low, high, color=style["color"], alpha=0.15)
 
 
 def _estimate(values: list[float]) -> dict[str, Any]:
