@@ -137,12 +137,11 @@ def finished_trials(folder: Path, rates: dict[str, float], steps: int) -> list[d
     for path in sorted(folder.glob("*.json")):
         settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
         name = settings["method"]["name"]
-        if (settings["learning_rate"], settings["steps"]) != (rates.get(name), steps) or settings[
-            "seed"
-        ] == TUNING_SEED:
-            continue
-        made_by = {key: settings[key] for key in ("wrong_share", "exposures", "seed", "learning_rate", "steps")}
-        results.append(run_trial(Trial(*load_methods([name]), **made_by), folder))
+        chosen = settings["learning_rate"] == rates.get(name) and settings["steps"] == steps
+        if chosen and settings["seed"] != TUNING_SEED:
+            (method,) = load_methods([name])
+            tried = {key: settings[key] for key in ("wrong_share", "exposures", "seed", "learning_rate", "steps")}
+            results.append(run_trial(Trial(method, **tried), folder))
     return sorted(results, key=lambda result: list(rates).index(result["settings"]["method"]["name"]))
 
 

@@ -70,8 +70,8 @@ def summarise(results: Iterable[dict[str, Any]]) -> list[Row]:
 
     Returns:
         Rows of ``method``, ``title``, ``wrong_share``, ``exposures``, ``learning_rate``, ``seeds`` (their number),
-        ``parameters``, and ``measures``: by name ``mean``, ``low``, ``high`` (bootstrap interval over seeds; None for a single one) and
-        ``values``, seed by seed.
+        ``parameters``, and ``measures``: by name ``mean``, ``low``, ``high`` (bootstrap interval over seeds; None for
+        a single one) and ``values``, seed by seed.
     """
     groups: dict[tuple[str, float, int], list[dict[str, Any]]] = {}
     for result in sorted(results, key=lambda result: result["settings"]["seed"]):
