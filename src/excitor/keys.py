@@ -54,17 +54,19 @@ def place(config: ExcitorConfig, model: nn.Module, key: str) -> tuple[int, Place
     heads = getattr(details, "num_attention_heads", None)
     family = FAMILIES.get(getattr(details, "model_type", ""))
     if family is None or not f".{key}".endswith(f".{family.key_projection}"):
-        head_dim = config.head_dim or _head_dim(details, "head_dim") or out_features
-        _check_alone(key, attention, config, out_features, heads, head_dim)
-        return head_dim, in_layout(config.key_layout or "key", out_features, heads, head_dim), None
+        size = config.head_dim or _head_dim(details, "head_dim") or out_features
+        _check_alone(key, attention, config, out_features, heads, size)
+        return size, in_layout(config.key_layout or "key", out_features, heads, size), None
     _check_known(config, details, family)
-    head_dim = config.head_dim or _head_dim(details, family.head_dim)
+    size = _head_dim(details, family.head_dim) or out_features
     norm = getattr(attention, family.key_norm.name, None) if family.key_norm else None
     if family.key_norm is None or norm is None:
-        return head_dim, in_layout(family.layout, out_features, heads, head_dim), None
-    if family.key_norm.shape == "rotated":
-        return head_dim, BehindRotatedNorm(out_features, details.num_key_value_heads, heads), norm
-    return head_dim, BehindNorm(out_features, family.key_norm.shape), norm
+        placement = in_layout(family.layout, out_features, heads, size)
+    elif family.key_norm.shape == "rotated":
+        placement = BehindRotatedNorm(out_features, details.num_key_value_heads, details.num_attention_heads)
+    else:
+        placement = BehindNorm(out_features, family.key_norm.shape)
+    return config.head_dim or size, placement, norm
 
 
 def _nearest_config(model: nn.Module, key: str) -> Any:

@@ -108,7 +108,7 @@ class ExcitorModel(BaseTuner):
         return remapped
 
 
-def _topmost(config: ExcitorConfig, depth: int | None) -> list[int]:
+def _topmost(config: ExcitorConfig, depth: Any) -> list[int]:
     """Indices of the topmost layers the configuration asks for."""
     if depth is None:
         raise ExcitorError("top_layers needs a model whose config has num_hidden_layers; use layers_to_transform.")

@@ -180,8 +180,8 @@ def in_layout(layout: str, out_features: int, heads: int | None, head_dim: int) 
     if not heads or rest or key_heads < 1 or heads % key_heads:
         raise ExcitorError(
             f"a projection of {out_features} outputs does not hold {heads or 'an unknown number of'} query heads of "
-            f"size {head_dim} and key and value heads beside them: key_layout={layout!r} and head_dim must be those of "
-            "the model, and its configuration must have num_attention_heads."
+            f"size {head_dim} and key and value heads beside them: key_layout={layout!r} and head_dim must be those "
+            "of the model, and its configuration must have num_attention_heads."
         )
     if layout == "concatenated":
         return InProjection(out_features, 1, heads * head_dim, key_heads * head_dim)
