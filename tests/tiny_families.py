@@ -151,18 +151,21 @@ VARIANTS = {
 }
 
 
-def make_family(name: str, dtype: torch.dtype = torch.float64, **options: Any) -> PreTrainedModel:
+def make_family(
+    name: str, dtype: torch.dtype = torch.float64, changes: dict[str, Any] | None = None, **options: Any
+) -> PreTrainedModel:
     """The model of a variant, in evaluation mode.
 
     Args:
         name: One of ``VARIANTS``.
         dtype: Of its parameters.
+        changes: To its configuration.
         **options: To ``from_config``, e.g. ``attn_implementation``.
     """
     variant = VARIANTS[name]
     torch.manual_seed(0)
     if variant.text is None:
-        config, auto = CONFIG_MAPPING[variant.model_type](**(SIZES | variant.changes)), AutoModelForCausalLM
+        config, auto = CONFIG_MAPPING[variant.model_type](**(SIZES | variant.changes | (changes or {}))), AutoModelForCausalLM
     else:
         config = CONFIG_MAPPING[variant.model_type](text_config=SIZES | variant.text, **variant.changes)
         auto = AutoModelForImageTextToText

@@ -64,15 +64,14 @@ _PER_HEAD_FIRST = KeyNorm("k_norm", "heads first")
 _WHOLE = KeyNorm("k_norm", "flat")
 _LAYERNORM = KeyNorm("k_layernorm", "heads first")
 _CLIPPED = {"clip_qkv": "it clamps the keys between their projection and the scores"}
-_LATENT = {"key_projection": "kv_b_proj", "layout": "latent", "head_dim": "qk_nope_head_dim"}
 
 # By ``config.model_type``, of the text part in a model of several parts.
 FAMILIES: dict[str, Family] = {
     "bloom": Family("BLOOM", "query_key_value", "interleaved"),
     "cohere": Family("Command R", key_norm=_PER_HEAD),
     "cohere2": Family("Command R7B, Command A"),
-    "deepseek_v2": Family("DeepSeek-V2", **_LATENT),
-    "deepseek_v3": Family("DeepSeek-V3, R1", **_LATENT),
+    "deepseek_v2": Family("DeepSeek-V2", "kv_b_proj", "latent", head_dim="qk_nope_head_dim"),
+    "deepseek_v3": Family("DeepSeek-V3, R1", "kv_b_proj", "latent", head_dim="qk_nope_head_dim"),
     "falcon": Family("Falcon", "query_key_value", "interleaved"),
     "gemma": Family("Gemma"),
     "gemma2": Family("Gemma 2"),

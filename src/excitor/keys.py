@@ -15,7 +15,7 @@ from .placement import BehindNorm, BehindRotatedNorm, Placement, in_layout
 
 def text_config(model: nn.Module) -> Any:
     """Configuration of the text part of a transformers model, which may be the whole; None for other models."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     return config.get_text_config() if hasattr(config, "get_text_config") else None
 
 

@@ -138,19 +138,22 @@ class BehindRotatedNorm(Placement):
     def __init__(self, key_features: int, num_heads: int, num_query_heads: int) -> None:
         super().__init__(key_features)
         self._num_heads = num_heads
-        # The norm sees the queries too; the key is known by its number of heads, which must not be theirs.
-        self._padding = num_heads if num_query_heads == 2 * num_heads else 0
+        # The norm sees the queries too: a key with its term is known by its number of heads, which must not be theirs.
+        self._carried = (3 if num_query_heads == 2 * num_heads else 2) * num_heads
 
     def leave(self, output: Tensor, terms: Sequence[Tensor]) -> Tensor:
         """The output, and the terms beside it."""
         if not terms:
             return output
         term = _add(torch.zeros_like(output), terms)
-        return torch.cat([output, term] + [torch.zeros_like(output)] * bool(self._padding), dim=-1)
+        padding = [torch.zeros_like(output)] * (self._carried // self._num_heads - 2)
+        return torch.cat([output, term, *padding], dim=-1)
 
     def enter(self, norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """See :meth:`Placement.enter`."""
-        if output.shape[-2] != 2 * self._num_heads + self._padding:
+        if output.shape[-2] == self._num_heads:  # without a term
+            return self._told(output, output)
+        if output.shape[-2] != self._carried:  # queries
             return output
         key, term = output[..., : self._num_heads, :], args[0][..., self._num_heads : 2 * self._num_heads, :]
         return self._told(key, key + term)

@@ -95,7 +95,7 @@ def test_a_fused_projection_needs_its_layout() -> None:
 
 
 def test_sizes_that_do_not_fit_the_layout() -> None:
-    with pytest.raises(ExcitorError, match="48 outputs does not hold 4 query heads of size 7.*='interleaved'"):
+    with pytest.raises(ExcitorError, match=r"48 outputs does not hold 4 query heads of size 7.*='interleaved'"):
         adapt(make(GPTBigCodeConfig(**SIZES)), target_modules=["c_attn"], key_layout="interleaved", head_dim=7)
     plain = torch.nn.Sequential(torch.nn.Linear(6, 24))
     with pytest.raises(ExcitorError, match="an unknown number of query heads"):
