@@ -117,6 +117,12 @@ VARIANTS = {
     "llama4 with key norm, equal heads": Variant(
         "llama4_text", LLAMA4 | {"num_key_value_heads": 4}, key_heads=4, head_dim=10
     ),
+    "llama4, multimodal": Variant(
+        "llama4",
+        {"vision_config": VISION | {"vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16}},
+        LLAMA4,
+        head_dim=10,
+    ),
     "llava": Variant(
         "llava", {"vision_config": VISION | {"model_type": "clip_vision_model"}}, GQA | {"model_type": "llama"}
     ),

@@ -142,6 +142,8 @@ def test_several_adapters_share_the_place(name: str) -> None:
 def test_a_pass_that_broke_off_leaves_nothing_behind(name: str, norm: str) -> None:
     model = adapt(name)
     expected = logits(model)
+    placements = [layer.placement for layer in excitor_layers(model).values()]
+    assert not any(getattr(placement, "_handed", None) for placement in placements)  # no graph is held for longer
     attention = model.base_model.model.model.layers[0].self_attn
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(getattr(attention, norm), "forward", None)
