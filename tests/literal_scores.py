@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from excitor.functional import Prompts, excitor_query, reconstructed_key, split_heads
 
 
-ROTARY = ("apply_rotary_pos_emb", "apply_rotary_emb")
+ROTARY = ("apply_rotary_pos_emb", "apply_rotary_emb", "apply_multimodal_rotary_pos_emb")
 PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 
 

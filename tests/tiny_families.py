@@ -170,10 +170,11 @@ def make_family(
     """
     variant = VARIANTS[name]
     torch.manual_seed(0)
+    config_class = CONFIG_MAPPING[variant.model_type]
     if variant.text is None:
-        config, auto = CONFIG_MAPPING[variant.model_type](**(SIZES | variant.changes | (changes or {}))), AutoModelForCausalLM
+        config, auto = config_class(**(SIZES | variant.changes | (changes or {}))), AutoModelForCausalLM
     else:
-        config = CONFIG_MAPPING[variant.model_type](text_config=SIZES | variant.text, **variant.changes)
+        config = config_class(text_config=SIZES | variant.text, **variant.changes)
         auto = AutoModelForImageTextToText
     if dtype == torch.float64:  # grouped matrix products are not written for it
         options["experts_implementation"] = "eager"

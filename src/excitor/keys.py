@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -54,8 +53,13 @@ def place(config: ExcitorConfig, model: nn.Module, key: str) -> tuple[int, Place
     heads = getattr(details, "num_attention_heads", None)
     family = FAMILIES.get(getattr(details, "model_type", ""))
     if family is None or not f".{key}".endswith(f".{family.key_projection}"):
+        _check_no_norm(key, attention)
         size = config.head_dim or _head_dim(details, "head_dim") or out_features
-        _check_alone(key, attention, config, out_features, heads, size)
+        if config.key_layout is None and heads and out_features > heads * size:
+            raise ExcitorError(
+                f"{key} has {out_features} outputs, more than {heads} heads of size {size} have: if it makes queries "
+                "and values too, say in which order with key_layout; if head_dim is wrong, set it."
+            )
         return size, in_layout(config.key_layout or "key", out_features, heads, size), None
     _check_known(config, details, family)
     size = _head_dim(details, family.head_dim) or out_features
@@ -74,7 +78,7 @@ def _nearest_config(model: nn.Module, key: str) -> Any:
     while key:
         key = key.rpartition(".")[0]
         config = getattr(model.get_submodule(key), "config", None)
-        if hasattr(config, "model_type") and not isinstance(config, PeftConfig):
+        if hasattr(config, "model_type"):
             return config
     return None
 
@@ -100,18 +104,11 @@ def _check_known(config: ExcitorConfig, details: Any, family: Family) -> None:
             )
 
 
-def _check_alone(
-    key: str, attention: nn.Module, config: ExcitorConfig, out_features: int, heads: int | None, head_dim: int
-) -> None:
-    """Refuse a projection that the user named and that does not look like one that attention takes keys from."""
+def _check_no_norm(key: str, attention: nn.Module) -> None:
+    """Refuse a projection that the user named where a norm follows that is not known."""
     for name, _ in attention.named_children():
         if name.startswith(("k_", "key_", "qk_")) and "norm" in name:
             raise ExcitorError(
-                f"the keys of {key} pass through {name} on their way to the scores, and excitor does not know this "
-                f"architecture's: the term would be normalised too. Known are: {', '.join(FAMILIES)}."
+                f"{key} is no key projection that excitor knows, and {name} beside it normalises the keys on their "
+                f"way to the scores: the term would be normalised too. Known architectures are: {', '.join(FAMILIES)}."
             )
-    if config.key_layout is None and heads and out_features > heads * head_dim:
-        raise ExcitorError(
-            f"{key} has {out_features} outputs, more than {heads} heads of size {head_dim} have: if it makes queries "
-            "and values too, say in which order with key_layout; if head_dim is wrong, set it."
-        )

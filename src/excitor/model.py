@@ -58,7 +58,7 @@ class ExcitorModel(BaseTuner):
             return found
         if found is False or found is None:
             found = check(peft_config, f".{key}")  # PEFT finds no layer index where the model itself has the layers
-        return found and in_text_part(self.model, key) and found
+        return found if not found or in_text_part(self.model, key) else False
 
     def _create_and_replace(
         self,

@@ -92,7 +92,5 @@ def recorded_keys(model: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]
             keys.append(placement.key(tensor).flatten(1, -2))  # some latents have one head: (B, 1, T, G * d)
 
 
-def _append(
-    seen: list[tuple[Placement, Tensor, Tensor]], placement: Placement, before: Tensor, after: Tensor
-) -> None:
+def _append(seen: list[tuple[Placement, Tensor, Tensor]], placement: Placement, before: Tensor, after: Tensor) -> None:
     seen.append((placement, before, after))
