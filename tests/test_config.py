@@ -40,6 +40,7 @@ def test_paper_preset_and_its_changes() -> None:
         ("num_local_prompts", -1),
         ("generator", "lstm"),
         ("gate", None),
+        ("key_layout", "fused"),
         ("init_weights", "zero"),
         ("init_weights", 1),
     ],

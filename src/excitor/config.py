@@ -11,6 +11,7 @@ from .errors import ExcitorError
 
 GENERATORS = ("table", "mlp")
 GATES = ("head", "layer", "none")
+KEY_LAYOUTS = ("key", "concatenated", "interleaved")
 
 
 @dataclass
@@ -73,6 +74,16 @@ class ExcitorConfig(PeftConfig):
             "help": "Key projections to adapt: name endings, or one regular expression. Known for supported models."
         },
     )
+    key_layout: str | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "What the projections you name give out: key (nothing else), concatenated (all queries, all keys, all "
+                "values) or interleaved (for each key head its queries, its key, its value). Known for supported "
+                "models, and key elsewhere."
+            )
+        },
+    )
     exclude_modules: list[str] | set[str] | str | None = field(
         default=None, metadata={"help": "Modules to leave out: name endings, or one regular expression."}
     )
@@ -112,6 +123,7 @@ class ExcitorConfig(PeftConfig):
             _check_count("head_dim", self.head_dim, 1)
         _check_choice("generator", self.generator, GENERATORS)
         _check_choice("gate", self.gate, GATES)
+        _check_choice("key_layout", self.key_layout, (None, *KEY_LAYOUTS))
         _check_choice("init_weights", self.init_weights, (True, False, "identity"))
         _check_number("temperature", self.temperature, above=0)
         _check_number("prompt_init_std", self.prompt_init_std, above=0)  # equal prompts would stay equal for ever

@@ -5,10 +5,12 @@ from typing import Any, cast
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from .config import ExcitorConfig
 from .errors import ExcitorError
 from .generator import PromptGenerator, PromptMLP, PromptTable
+from .placement import InProjection, Placement
 from .processor import PromptProcessor
 
 
@@ -26,34 +28,44 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
 
     Args:
         base_layer: The projection, any module with ``in_features`` and ``out_features`` (``nn.Linear``, quantised
-            linear layers) that maps ``(..., C)`` to ``(..., G * d)``.
+            linear layers) or a ``Conv1D``. It maps ``(..., C)`` to keys ``(..., G * d)``, or to queries, keys and
+            values at once.
         head_dim: d.
+        placement: Where the term meets the key; by default in the output of the projection, which is the key.
+        norm: The module that ``placement`` has to follow, if there is one.
 
     Raises:
-        ExcitorError: The projection's width is no multiple of ``head_dim``.
+        ExcitorError: The width of the keys is no multiple of ``head_dim``.
     """
 
     adapter_layer_names = ("excitor_generator", "excitor_processor")
     other_param_names = ("excitor_strength",)
 
-    def __init__(self, base_layer: nn.Module, head_dim: int) -> None:
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        head_dim: int,
+        placement: Placement | None = None,
+        norm: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.base_layer = base_layer
-        linear: Any = self.get_base_layer()
-        self.in_features: int = linear.in_features
-        self.out_features: int = linear.out_features
-        if self.out_features % head_dim:
+        self.in_features, self.out_features = cast(tuple[int, int], linear_sizes(self.get_base_layer()))
+        self.placement = placement or InProjection(self.out_features)
+        width = self.placement.key_features
+        if width % head_dim:
             raise ExcitorError(
-                f"a key projection of {self.out_features} outputs cannot be split into heads of {head_dim}: "
+                f"a key projection of {width} outputs cannot be split into heads of {head_dim}: "
                 "set head_dim in ExcitorConfig to the size of one key head of this model."
             )
         self.head_dim = head_dim
-        self.num_heads = self.out_features // head_dim
+        self.num_heads = width // head_dim
         self.excitor_generator = nn.ModuleDict()
         self.excitor_processor = nn.ModuleDict()
         self.excitor_strength: dict[str, float] = {}
         self._disable_adapters = False
         self.merged_adapters = []  # always empty: PEFT asks for it
+        self._norm_hook = self.placement.follow(norm) if norm is not None else None
 
     def update_layer(self, adapter_name: str, config: ExcitorConfig, seeds: nn.Parameter | None = None) -> None:
         """Create the parameters of a new adapter.
@@ -96,16 +108,20 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Keys ``(..., G * d)`` of the input ``(..., C)``, in the dtype of the base layer's output."""
-        key = self.base_layer(x, *args, **kwargs)
+        """Output of the base layer for ``(..., C)``, in its dtype, with the terms where ``placement`` has them."""
+        return self.placement.leave(self.base_layer(x, *args, **kwargs), self._terms(x))
+
+    def _terms(self, x: Tensor) -> list[Tensor]:
+        """Terms of the adapters at work, ``(..., G * d)``."""
         if self.disable_adapters:
-            return key
+            return []
+        terms = []
         for name in self.active_adapters:
             strength = self.excitor_strength.get(name, 0.0)
             if strength != 0:  # adding zeros could still change the sign of a zero: at strength 0 the base is exact
                 term = self.term(name, x)
-                key = key + (term if strength == 1 else strength * term).to(key.dtype)
-        return key
+                terms.append(term if strength == 1 else strength * term)
+        return terms
 
     def parts(self, adapter_name: str) -> tuple[PromptGenerator, PromptProcessor]:
         """Generator and processor of one adapter."""
@@ -132,8 +148,27 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         """Raise: the method has no merged form."""
         raise ExcitorError(NO_MERGE)
 
+    def unload_and_optionally_merge_module(
+        self, merge: bool, safe_merge: bool = False, adapter_names: list[str] | None = None
+    ) -> nn.Module:
+        """What PEFT puts back in place of this layer."""
+        if merge:
+            self.merge(safe_merge, adapter_names)
+        if self._norm_hook is not None:
+            self._norm_hook.remove()
+        return self.get_base_layer()
+
     def __repr__(self) -> str:
         return "excitor." + super().__repr__()
+
+
+def linear_sizes(module: Any) -> tuple[int, int] | None:
+    """Input and output features of a linear projection; None for a module that is none."""
+    if isinstance(module, Conv1D):  # GPT-2's, with the weight the other way round
+        return module.nx, module.nf
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        return module.in_features, module.out_features
+    return None
 
 
 def excitor_layers(model: nn.Module) -> dict[str, ExcitorLayer]:

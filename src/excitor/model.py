@@ -4,12 +4,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
 from .config import ExcitorConfig
 from .errors import ExcitorError
 from .families import FAMILIES
+from .keys import in_text_part, place, text_config
 from .layer import NO_MERGE, ExcitorLayer, excitor_layers
 from .registration import register
 
@@ -35,17 +36,29 @@ class ExcitorModel(BaseTuner):
     target_module_mapping = {name: [family.key_projection] for name, family in FAMILIES.items()}  # noqa: RUF012
 
     def _prepare_adapter_config(self, peft_config: ExcitorConfig, model_config: dict[str, Any]) -> ExcitorConfig:
-        model_type = model_config.get("model_type")
-        if peft_config.target_modules is None and model_type not in FAMILIES:
-            raise ExcitorError(
-                f"no key projection is known for architecture {model_type!r}; known are: {', '.join(FAMILIES)}. "
-                "For another model name the linear layers that make its attention keys, "
-                'e.g. ExcitorConfig(target_modules=["k_proj"], head_dim=64).'
-            )
+        text = text_config(self.model)
+        if peft_config.target_modules is None:
+            model_type = getattr(text, "model_type", model_config.get("model_type"))
+            if model_type not in FAMILIES:
+                raise ExcitorError(
+                    f"no key projection is known for architecture {model_type!r}; known are: {', '.join(FAMILIES)}. "
+                    "For another model name the linear layers that make its attention keys, "
+                    'e.g. ExcitorConfig(target_modules=["k_proj"], head_dim=64).'
+                )
+            peft_config.target_modules = {FAMILIES[model_type].key_projection}
         if peft_config.top_layers is not None:
-            peft_config.layers_to_transform = _topmost(peft_config, model_config)
-        super()._prepare_adapter_config(peft_config, model_config)
+            peft_config.layers_to_transform = _topmost(peft_config, getattr(text, "num_hidden_layers", None))
         return peft_config
+
+    def _check_target_module_exists(self, peft_config: ExcitorConfig, key: str) -> Any:
+        """Whether a module is a target; names mean modules of the text part, a regular expression any module."""
+        check = super()._check_target_module_exists
+        found = check(peft_config, key)
+        if isinstance(peft_config.target_modules, str):
+            return found
+        if found is False or found is None:
+            found = check(peft_config, f".{key}")  # PEFT finds no layer index where the model itself has the layers
+        return found if not found or in_text_part(self.model, key) else False
 
     def _create_and_replace(
         self,
@@ -60,13 +73,8 @@ class ExcitorModel(BaseTuner):
         if isinstance(target, ExcitorLayer):
             target.update_layer(adapter_name, peft_config, self._seeds(adapter_name))
             return
-        linear: Any = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-        if not (hasattr(linear, "in_features") and hasattr(linear, "out_features")):
-            raise ExcitorError(
-                f"{current_key} is a {type(linear).__name__}, not a linear projection (a module with in_features and "
-                "out_features): target_modules must name the layers that make the attention keys."
-            )
-        layer = ExcitorLayer(target, _head_dim(peft_config, self.get_model_config(self.model), linear))
+        head_dim, placement, norm = place(peft_config, self.model, current_key)
+        layer = ExcitorLayer(target, head_dim, placement, norm)
         layer.update_layer(adapter_name, peft_config, self._seeds(adapter_name))
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # a further adapter does not train before it is activated
@@ -100,9 +108,8 @@ class ExcitorModel(BaseTuner):
         return remapped
 
 
-def _topmost(config: ExcitorConfig, model_config: dict[str, Any]) -> list[int]:
+def _topmost(config: ExcitorConfig, depth: Any) -> list[int]:
     """Indices of the topmost layers the configuration asks for."""
-    depth = model_config.get("num_hidden_layers")
     if depth is None:
         raise ExcitorError("top_layers needs a model whose config has num_hidden_layers; use layers_to_transform.")
     if config.top_layers > depth:
@@ -115,14 +122,6 @@ def _topmost(config: ExcitorConfig, model_config: dict[str, Any]) -> list[int]:
             "(A configuration that was used on a model of another depth cannot be used again: make a new one.)"
         )
     return topmost
-
-
-def _head_dim(config: ExcitorConfig, model_config: dict[str, Any], linear: Any) -> int:
-    """Size of a key head: the user's word, then the model's, then its width by heads, then one head of full width."""
-    heads, width = model_config.get("num_attention_heads"), model_config.get("hidden_size")
-    if config.head_dim or model_config.get("head_dim"):
-        return config.head_dim or model_config["head_dim"]
-    return width // heads if heads and width else linear.out_features
 
 
 def _check_fits(model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]) -> None:

@@ -4,7 +4,9 @@ import torch
 import excitor
 from excitor.diagnostics.attention import Observation, measurable, observe, shift
 from excitor.errors import ExcitorError
-from excitor.layer import excitor_layers
+from excitor.layer import excitor_layers, set_strength
+from excitor.preservation.losses import recorded_keys
+from tiny_families import make_family
 
 
 IDS = [1, 40, 41, 42, 43, 44, 45, 46]
@@ -77,8 +79,52 @@ def test_several_active_adapters_are_refused(adapted):
         pass
 
 
-def test_attention_without_query_projection_is_refused(adapted):
-    model = adapted()
-    del model.get_base_model().model.layers[1].self_attn.q_proj
-    with pytest.raises(ExcitorError, match=r"layers\.1\.self_attn\.k_proj cannot be measured"), measurable(model):
+def test_attention_of_its_own_is_refused(adapted):
+    model = adapted(make_family("falcon, new", torch.float32))
+    message = r"h\.0\.self_attention\.query_key_value cannot be measured: FalconAttention does not go through"
+    with pytest.raises(ExcitorError, match=message), measurable(model):
         pass
+
+
+def key_of(name, layer, attention, seen):
+    """The key where the term enters, by the code of each model; ``(M, G, d)``."""
+    output = layer.base_layer(seen.hidden)
+    match name:
+        case "qwen3" | "gemma3":
+            return attention.k_norm.forward(output.view(len(IDS), 2, 10))
+        case "olmo2":
+            return attention.k_norm.forward(output).view(len(IDS), 2, 8)
+        case "gpt2":
+            return output[:, 32:64].view(len(IDS), 4, 8)
+        case "gpt_neox":
+            return output.view(len(IDS), 4, 24)[..., 8:16]
+        case "deepseek_v3":
+            return output.view(len(IDS), 4, 11)[..., :6]
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma3", "olmo2", "gpt2", "gpt_neox", "deepseek_v3"])
+def test_keys_are_seen_where_the_term_enters(adapted, name):
+    model = adapted(make_family(name, torch.float32))
+    seen = observations(model)
+    with recorded_keys(model) as (plain, excited), torch.no_grad():
+        model(input_ids=torch.tensor([IDS]))
+    for (path, layer), each, before, after in zip(excitor_layers(model).items(), seen, plain, excited, strict=True):
+        attention = model.get_submodule(path.rpartition(".")[0])
+        expected = key_of(name, layer, attention, each).flatten(1)
+        torch.testing.assert_close(each.key, expected)
+        torch.testing.assert_close(before[0], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(after[0], expected + layer.term("default", each.hidden), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama4 with key norm", "llama4 with key norm, equal heads"])
+def test_rotated_keys_keep_their_length(adapted, name):
+    model = adapted(make_family(name, torch.float32))
+    (first, *_) = observations(model)
+    layer = first.layer
+    key = layer.base_layer(first.hidden).unflatten(-1, (layer.num_heads, -1))
+    attention = model.get_submodule(first.name.rpartition(".")[0])
+    lengths = attention.qk_norm._norm(key).norm(dim=-1)
+    torch.testing.assert_close(first.key.unflatten(-1, (layer.num_heads, -1)).norm(dim=-1), lengths)
+    set_strength(model, 0)
+    (first, *_) = observations(model)
+    torch.testing.assert_close(first.key.unflatten(-1, (layer.num_heads, -1)).norm(dim=-1), lengths)

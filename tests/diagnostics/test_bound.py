@@ -3,15 +3,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import excitor
 from excitor.diagnostics.attention import shift
 from excitor.diagnostics.bound import reach, shift_bound
 from excitor.diagnostics.measure import measure
-from excitor.families import FAMILIES
+from excitor.errors import ExcitorError
 from excitor.layer import excitor_layers, set_strength
 from tiny import make_llama
+from tiny_families import VARIANTS, make_family
 
 
 scores = st.lists(st.floats(-8, 8), min_size=1, max_size=6)
@@ -71,31 +71,28 @@ def test_rotary_embedding_that_scales(adapted):
     torch.testing.assert_close(bounds[1], 4 * bounds[0])
 
 
-def make_model(model_type: str, **changes) -> peft.PeftModel:
-    sizes = {
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "num_local_experts": 2,
-        "pad_token_id": 0,
-        "initializer_range": 0.2,
-    }
-    torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**sizes, **changes))
+def make_model(name: str, **changes) -> peft.PeftModel:
+    base = make_family(name, torch.float32, changes)
+    torch.manual_seed(1)
     model = peft.get_peft_model(base, excitor.ExcitorConfig(r=4, num_prompts=3, init_weights=False))
     set_strength(model, 0.05)
     return model
 
 
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
-def test_families(model_type):
-    for layer in measure(make_model(model_type), [list(range(1, 20))]).layers:
-        assert len(layer.shift) == 4
+OWN_ATTENTION = ("bloom", "falcon", "gpt_neo", "gptj")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_families(name):
+    model = make_model(name)
+    if VARIANTS[name].model_type in OWN_ATTENTION:
+        with pytest.raises(ExcitorError, match=r"cannot be measured: \w+ does not go through transformers' attention"):
+            measure(model, [[1, 2]])
+        return
+    for layer in measure(model, [list(range(1, 20))]).layers:
+        assert len(layer.shift) == model.config.get_text_config().num_attention_heads
         assert all(0 < moved <= bound < 1 for moved, bound in zip(layer.shift_max, layer.bound, strict=True))
+        assert all(0 < drift < 1 for drift in layer.key_drift)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_a_model_without_a_tokenizer_is_an_error(arguments, base_dir, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "no key projection is known for .*'gpt2'"),
+        ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "no key projection is known for .*'mamba'"),
         (T5Config().to_dict(), "is no causal language model"),
     ],
 )

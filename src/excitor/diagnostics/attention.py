@@ -3,16 +3,22 @@
 Documents go one at a time, so there is no padding to leave out.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import Any, NamedTuple, cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from excitor.errors import ExcitorError
 from excitor.layer import ExcitorLayer, excitor_layers
+
+
+EAGER = "eager_attention_forward"  # what transformers calls it in the file of every model that has one
 
 
 class Observation(NamedTuple):
@@ -22,6 +28,7 @@ class Observation(NamedTuple):
         name: Of the key projection in the model.
         layer: The key projection.
         hidden: Its input in the adapted model, ``(M, C)``.
+        key: Its key where the term enters, without the term, ``(M, G * d)``.
         query_norms: Length of each query times what the scores are multiplied with, ``(H, M)``.
         before: Attention weights without the term of this layer, ``(H, M, M)``, rows over the attended tokens.
         after: With it.
@@ -30,6 +37,7 @@ class Observation(NamedTuple):
     name: str
     layer: ExcitorLayer
     hidden: Tensor
+    key: Tensor
     query_norms: Tensor
     before: Tensor
     after: Tensor
@@ -54,10 +62,13 @@ def observe(model: PeftModel, ids: Sequence[int], see: Callable[[Observation], N
         normalised; each ``(M, C)``.
     """
     with ExitStack() as stack:
+        queries = stack.enter_context(_seen_queries())
         for name, layer in active_layers(model).items():
-            hook = _Rerun(name, layer, see)
-            handle = attention_of(model, name).register_forward_hook(hook, with_kwargs=True)
-            stack.callback(handle.remove)
+            rerun = _Rerun(name, layer, queries, see)
+            stack.callback(layer.register_forward_pre_hook(rerun.read).remove)
+            stack.callback(attention_of(model, name).register_forward_hook(rerun, with_kwargs=True).remove)
+            stack.callback(setattr, layer.placement, "watch", None)
+            layer.placement.watch = rerun.watch
         return hidden_states(model, ids)
 
 
@@ -79,11 +90,15 @@ def measurable(model: PeftModel) -> Iterator[str]:
         The name of the active adapter.
 
     Raises:
-        ExcitorError: No Excitor adapter, several active ones, or an attention without a ``q_proj``.
+        ExcitorError: No Excitor adapter, several active ones, or an attention whose queries cannot be seen.
     """
     for name in active_layers(model):
-        if not hasattr(attention_of(model, name), "q_proj"):
-            raise ExcitorError(f"{name} cannot be measured: its attention has no q_proj to take the queries from.")
+        attention = attention_of(model, name)
+        if not hasattr(_file(attention), EAGER):
+            raise ExcitorError(
+                f"{name} cannot be measured: {type(attention).__name__} does not go through transformers' attention "
+                "interface, where queries and weights are seen."
+            )
     if len(model.active_adapters) != 1:
         raise ExcitorError(
             f"the active adapters are {', '.join(model.active_adapters) or 'none'}: "
@@ -121,17 +136,51 @@ def attention_of(model: nn.Module, key_projection: str) -> Any:
 class _Rerun:
     """Forward hook of an attention: runs it again with the adapter silent, on the same input."""
 
-    def __init__(self, name: str, layer: ExcitorLayer, see: Callable[[Observation], None]) -> None:
-        self._name, self._layer, self._see = name, layer, see
+    def __init__(
+        self, name: str, layer: ExcitorLayer, queries: dict[nn.Module, Tensor], see: Callable[[Observation], None]
+    ) -> None:
+        self._name, self._layer, self._queries, self._see = name, layer, queries, see
+        self._hidden: Tensor | None = None
+        self._key: Tensor | None = None
+
+    def read(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        """Forward pre-hook of the projection."""
+        self._hidden = args[0]
+
+    def watch(self, before: Tensor, after: Tensor) -> None:
+        """See :class:`excitor.placement.Placement`."""
+        self._key = self._layer.placement.key(before)
 
     def __call__(self, attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        with _silent(self._layer):
-            _, before = attention.forward(*args, **kwargs)  # not through __call__, which would come here again
         after = output[1][0].float()
-        hidden = cast(Tensor, kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
-        queries = attention.q_proj(hidden)[0].float().unflatten(-1, (after.shape[0], -1))
-        norms = queries.norm(dim=-1).T * attention.scaling * _stretch(kwargs.get("position_embeddings"))
-        self._see(Observation(self._name, self._layer, hidden[0], norms, before[0].float(), after))
+        hidden, key = (cast(Tensor, tensor).flatten(end_dim=-2) for tensor in (self._hidden, self._key))
+        norms = self._queries.pop(attention) * _stretch(kwargs.get("position_embeddings"))
+        with _silent(self._layer):
+            _, before = attention.forward(*args, **kwargs)[:2]  # not through __call__, which would come here again
+        self._queries.clear()
+        self._see(Observation(self._name, self._layer, hidden, key, norms, before[0].float(), after))
+
+
+@contextmanager
+def _seen_queries() -> Iterator[dict[nn.Module, Tensor]]:
+    """Within it eager attention leaves the length of its queries, scaled as the scores are: ``(H, M)`` by module."""
+    seen: dict[nn.Module, Tensor] = {}
+
+    def attend(module: nn.Module, query: Tensor, *args: Any, scaling: float | None = None, **kwargs: Any) -> Any:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        seen[module] = query[0].float().norm(dim=-1) * scale
+        return getattr(_file(module), EAGER)(module, query, *args, scaling=scaling, **kwargs)
+
+    ALL_ATTENTION_FUNCTIONS["eager"] = attend
+    try:
+        yield seen
+    finally:
+        del ALL_ATTENTION_FUNCTIONS["eager"]
+
+
+def _file(attention: nn.Module) -> ModuleType:
+    """The file of a model, where its eager attention stands."""
+    return sys.modules[type(attention).__module__]
 
 
 @contextmanager
@@ -144,9 +193,11 @@ def _silent(layer: ExcitorLayer) -> Iterator[None]:
         layer.excitor_strength.update(strengths)
 
 
-def _stretch(position_embeddings: tuple[Tensor, Tensor] | None) -> float:
-    """What a rotary embedding multiplies scores with: 1, but for variants for long contexts that scale cos and sin."""
+def _stretch(position_embeddings: Any) -> float:
+    """What a rotary embedding multiplies keys with: 1, but for variants for long contexts that scale cos and sin."""
     if position_embeddings is None:
         return 1.0
+    if isinstance(position_embeddings, Tensor):  # cos + i sin
+        return max(1.0, position_embeddings.abs().max().item())
     cos, sin = position_embeddings
-    return max(1.0, (cos.float() ** 2 + sin.float() ** 2).max().item())  # a part of the head may not be rotated
+    return max(1.0, (cos.float() ** 2 + sin.float() ** 2).max().item() ** 0.5)  # a part may not be rotated

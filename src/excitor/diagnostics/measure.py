@@ -193,7 +193,7 @@ def _by_token(observation: Observation, adapter: str) -> dict[str, Tensor]:
     layer, hidden = observation.layer, observation.hidden
     strength, gates = layer.excitor_strength[adapter], layer.parts(adapter)[1].gates()
     weights = layer.prompt_weights(adapter, hidden)
-    key = layer.base_layer(hidden).float().unflatten(-1, (layer.num_heads, -1))
+    key = observation.key.float().unflatten(-1, (layer.num_heads, -1))
     term = layer.term(adapter, hidden).float().unflatten(-1, (layer.num_heads, -1))
     return {
         "shift": shift(observation.before, observation.after),

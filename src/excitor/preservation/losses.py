@@ -1,7 +1,7 @@
 """The preservation losses as functions of tensors and models."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from excitor.layer import excitor_layers
+from excitor.placement import Placement
 
 
 def kl_to_base(base_logits: Tensor, logits: Tensor, mask: Tensor) -> Tensor:
@@ -66,22 +67,30 @@ def gate_size(model: nn.Module) -> Tensor:
 
 @contextmanager
 def recorded_keys(model: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Collects the keys of the forward passes inside the block: the base layers' ``K``, and ``K + g K_e``.
+    """Collects the keys of the forward passes inside the block, where the terms enter: ``K``, and ``K + g K_e``.
 
-    Each list holds ``(B, T, G * d)`` per adapted layer. Nothing is computed in the hooks: with activation
-    checkpointing, what is computed inside a layer has to be computed again in the same way, by then without them.
+    After the block each list holds ``(B, T, G * d)`` per adapted layer. Inside it nothing is computed on them: with
+    activation checkpointing, what is computed inside a layer has to be computed again in the same way, by then without
+    the recording.
 
     Raises:
         ExcitorError: The model carries no Excitor adapter.
     """
+    seen: list[tuple[Placement, Tensor, Tensor]] = []
+    placements = [layer.placement for layer in excitor_layers(model).values()]
     plain: list[Tensor] = []
     excited: list[Tensor] = []
-    with ExitStack() as hooks:
-        for layer in excitor_layers(model).values():
-            for module, keys in ((layer.base_layer, plain), (layer, excited)):
-                hooks.enter_context(module.register_forward_hook(partial(_append_output, keys)))
+    for placement in placements:
+        placement.watch = partial(_append, seen, placement)
+    try:
         yield plain, excited
+    finally:
+        for placement in placements:
+            placement.watch = None
+    for placement, before, after in seen:
+        for keys, tensor in ((plain, before), (excited, after)):
+            keys.append(placement.key(tensor).flatten(1, -2))  # some latents have one head: (B, 1, T, G * d)
 
 
-def _append_output(keys: list[Tensor], module: nn.Module, inputs: tuple[Tensor, ...], key: Tensor) -> None:
-    keys.append(key)
+def _append(seen: list[tuple[Placement, Tensor, Tensor]], placement: Placement, before: Tensor, after: Tensor) -> None:
+    seen.append((placement, before, after))
