@@ -24,8 +24,8 @@ EVERY = pytest.mark.parametrize("name", VARIANTS)
 
 def adapt(base, **changes) -> PeftModel:
     torch.manual_seed(1)
-    config = ExcitorConfig(**({"r": 3, "num_prompts": 5, "init_weights": False} | changes))
-    return get_peft_model(base, config).double().eval()
+    small = {"r": 3, "num_prompts": 5, "num_local_prompts": 0, "prompt_init_std": 1.0, "init_weights": False}
+    return get_peft_model(base, ExcitorConfig(**(small | changes))).double().eval()
 
 
 def tensors(model: PeftModel) -> dict[str, Adapter]:
@@ -70,7 +70,7 @@ def test_a_fresh_adapter_and_one_switched_off_are_the_base_bit_for_bit(name: str
     model = make_family(name)
     names = list(model.state_dict())
     base = model(input_ids=TOKENS).logits
-    assert torch.equal(adapt(copy.deepcopy(model), init_weights=True)(input_ids=TOKENS).logits, base)
+    assert torch.equal(adapt(copy.deepcopy(model), gate_init=0.0, init_weights=True)(input_ids=TOKENS).logits, base)
     model = adapt(model)
     expected = model(input_ids=TOKENS).logits
     with model.disable_adapter():

@@ -55,7 +55,8 @@ def inputs(config: PretrainedConfig) -> dict[str, torch.Tensor]:
 
 
 def adapt(model: torch.nn.Module, **changes):
-    return get_peft_model(model, ExcitorConfig(r=3, num_prompts=5, init_weights=False, **changes)).double().eval()
+    small = {"r": 3, "num_prompts": 5, "num_local_prompts": 0, "prompt_init_std": 1.0, "init_weights": False}
+    return get_peft_model(model, ExcitorConfig(**small, **changes)).double().eval()
 
 
 @pytest.mark.parametrize("case", CASES)
