@@ -121,5 +121,13 @@ def test_logits_that_are_not_finite_are_an_error(adapted, subjects, documents, p
     for key, parameter in adapted.named_parameters():
         if part in key:
             parameter.data.fill_(float("nan"))
-    with pytest.raises(ExcitorError, match=f"The logits of '{name}' are not finite"):
+    with pytest.raises(ExcitorError, match=f"The logits of '{name}' are not finite numbers in document 2,"):  # longest
         compare(subjects, documents)
+
+
+def test_the_document_with_broken_logits_is_named(adapted, subjects, documents):
+    *others, chosen = (documents["input_ids"][place] for place in (0, 1, 2, 4, 5, 3))
+    own = next(token for token in chosen if not any(token in other for other in others))
+    adapted.get_input_embeddings().weight.data[own] = float("inf")
+    with pytest.raises(ExcitorError, match="The logits of 'base' are not finite numbers in number 3,"):
+        compare(subjects, documents, name_of=lambda place: f"number {place}")

@@ -89,6 +89,13 @@ def test_a_missing_file_is_found_before_any_model_runs(tokenizer, tmp_path):
         Forgetting([str(tmp_path / "missing.txt")]).check(tokenizer)
 
 
+def test_a_document_with_broken_logits_is_named_with_its_file(subjects, tokenizer, texts):
+    [river] = tokenizer.convert_tokens_to_ids(["v"])
+    subjects[0].model.get_input_embeddings().weight.data[river] = float("inf")
+    with pytest.raises(ExcitorError, match=r"'base' .* in document 1 of those measured from rivers.txt, so nothing"):
+        run(Forgetting(texts, max_length=24), subjects, tokenizer)
+
+
 def test_learned_is_measured_on_answers_alone(subjects, tokenizer, rows):
     task = Learned([rows], max_length=128)
     items = run(task, subjects, tokenizer)

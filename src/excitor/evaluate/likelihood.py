@@ -34,6 +34,7 @@ def compare(
     dataset: Dataset,
     batch_size: int = 16,
     advance: Callable[[int], object] = lambda documents: None,
+    name_of: Callable[[int], str] = lambda place: f"document {place + 1}",
 ) -> dict[str, Scores]:
     """Run every batch through all subjects. The base's logits are computed once and shared.
 
@@ -43,21 +44,22 @@ def compare(
         dataset: Columns ``input_ids`` and ``labels`` (-100 where a token is not supervised).
         batch_size: Rows in a batch, at most; fewer where the logits would take too much memory.
         advance: Told the number of documents in each finished batch.
+        name_of: What a document is called in a message, by its place in the data set.
 
     Returns:
         Scores by subject name, documents in the data set's order; the base's own KL and flips are 0.
 
     Raises:
-        ExcitorError: A subject gives logits that are not finite.
+        ExcitorError: A subject gives logits that are not finite; the message names it and the document.
     """
     base, *others = subjects
     vocabulary = min(_vocabulary(subject) for subject in subjects)
     scores = {subject.name: Scores(*([torch.empty(0)] * len(dataset) for _ in range(3))) for subject in subjects}
     for batch in _batches(dataset, batch_size, vocabulary, base.model.device):
         base_logits = batch.logits(base, vocabulary)
-        batch.score(base_logits, base_logits, base.name, scores[base.name])
+        batch.score(base_logits, base_logits, base.name, name_of, scores[base.name])
         for subject in others:
-            batch.score(base_logits, batch.logits(subject, vocabulary), subject.name, scores[subject.name])
+            batch.score(base_logits, batch.logits(subject, vocabulary), subject.name, name_of, scores[subject.name])
         advance(len(batch.rows))
     return scores
 
@@ -75,7 +77,9 @@ class _Batch:
             logits = model(input_ids=self.input_ids, attention_mask=self.attention_mask, use_cache=False).logits
         return logits[:, -self.input_ids.shape[1] :, :vocabulary]
 
-    def score(self, base_logits: Tensor, logits: Tensor, name: str, scores: Scores) -> None:
+    def score(
+        self, base_logits: Tensor, logits: Tensor, name: str, name_of: Callable[[int], str], scores: Scores
+    ) -> None:
         """Compare two models' logits at the scored positions and give each document its part."""
         rows, positions = (self.labels[:, 1:] != -100).nonzero(as_tuple=True)
         targets = self.labels[rows, positions + 1]
@@ -84,10 +88,12 @@ class _Batch:
         for row, position, target in zip(rows.split(size), positions.split(size), targets.split(size), strict=True):
             base = base_logits[row, position].float().log_softmax(dim=-1)
             own = base if logits is base_logits else logits[row, position].float().log_softmax(dim=-1)
-            if not own.isfinite().all():
+            broken = ~own.isfinite().all(dim=-1)
+            if broken.any():
                 raise ExcitorError(
-                    f"The logits of {name!r} are not finite numbers, so nothing can be measured. Training may have "
-                    "diverged (try a smaller learning rate), or the precision is too low (try fp32)."
+                    f"The logits of {name!r} are not finite numbers in {name_of(self.rows[int(row[broken][0])])}, so "
+                    "nothing can be measured. Training may have diverged (try a smaller learning rate), or the "
+                    "precision is too low (try fp32)."
                 )
             loss = -own.gather(-1, target[:, None]).squeeze(-1)
             kl = (base.exp() * (base - own)).sum(-1)

@@ -31,12 +31,20 @@ def measure_losses(
     Returns:
         By subject name, items with ``id``, ``domain``, ``tokens`` (scored ones) and the means over them: ``loss``,
         ``kl`` (to the base) and ``flipped``.
+
+    Raises:
+        ExcitorError: A subject gives logits that are not finite; the message names it, the domain and the document.
     """
     places = [(domain, number) for domain, rows in domains.items() for number in range(len(rows))]
     mine = share(len(places))
     bar = progress.add_task(title, total=len(mine))
     documents = concatenate_datasets(list(domains.values())).select(mine)
-    scores = compare(subjects, documents, batch_size, lambda count: progress.advance(bar, count))
+
+    def name_of(place: int) -> str:
+        domain, number = places[mine[place]]
+        return f"document {number + 1} of those measured from {domain}"
+
+    scores = compare(subjects, documents, batch_size, lambda count: progress.advance(bar, count), name_of)
     return {
         name: gather(
             [
