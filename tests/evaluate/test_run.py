@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import peft
@@ -241,4 +242,6 @@ def test_every_task_gets_the_arguments_it_was_given(tmp_path, base_dir, lora, fi
     assert options["mmlu"] == {"source": "mmlu", "split": "test", "shots": 5, "topics": ["law"]}
     assert options["lm_eval"]["tasks"] == ["arc_easy", "boolq", "piqa"]
     assert options["learned"]["template"] == options["scienceqa"]["template"] == "auto"
+    assert options["lm_eval"]["template"] is None
+    assert plan(replace(arguments, task_chat=True), read_lineup(arguments))[-1].task.template == "auto"
     assert all(one.task.batch_size == 3 for one in tasks.values())

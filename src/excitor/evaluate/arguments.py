@@ -81,6 +81,9 @@ class EvalArguments(Arguments):
     task_limit: int | None = field(
         default=None, metadata={"help": "Documents of each of these tasks, at most; all when not given."}
     )
+    task_chat: bool = field(
+        default=False, metadata={"help": "Render the prompts of these tasks by --template, as instructions."}
+    )
 
     update_card: bool = field(
         default=False, metadata={"help": "Put the result into the README.md of each --adapter that is a folder."}

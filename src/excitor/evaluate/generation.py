@@ -106,7 +106,7 @@ def generate_replies(
             max_new_tokens=max_new_tokens,
             eos_token_id=stops or None,
             pad_token_id=padding,
-            logits_processor=LogitsProcessorList([_NanGuard(names)]),  # pyright: ignore[reportArgumentType]
+            logits_processor=LogitsProcessorList([NanGuard(names)]),  # pyright: ignore[reportArgumentType]
             **GREEDY,
         )[:, ids.shape[1] :]
         for name, row in zip(names, tokens.tolist(), strict=True):
@@ -129,13 +129,18 @@ def stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, template: str) -
     return list(dict.fromkeys(token for token in tokens if isinstance(token, int)))
 
 
-class _NanGuard:
-    """A logits processor that changes nothing: the argmax over NaN would be a token like any other."""
+class NanGuard:
+    """A logits processor that changes nothing: the argmax over NaN would be a token like any other.
+
+    Args:
+        names: What to call the prompts of the batch in a message.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Raise ExcitorError if a score is NaN."""
         broken = scores.isnan().any(dim=-1)
         if broken.any():
             raise ExcitorError(
