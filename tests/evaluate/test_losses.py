@@ -64,7 +64,9 @@ def test_forgetting_reports_each_domain(subjects, tokenizer, texts):
     trees = [item for item in items["base"] if item["domain"] == "trees.txt"]
     assert f"| trees.txt | {len(trees)} | {sum(item['tokens'] for item in trees)} |" in report
     assert "| rivers.txt |" in report
-    assert report.count("| lora |") == 2
+    assert "| loss of base | loss of lora |" in report.splitlines()[0]
+    both = task.report(items | {"other": items["lora"]})
+    assert both.count("| lora |") == both.count("| other |") == 2
     alone = task.report({"base": items["base"]})
     assert "change" not in alone.splitlines()[0]
 

@@ -203,7 +203,7 @@ def test_two_processes_give_the_same_table(arguments, lora, files, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
     subprocess.run([sys.executable, *launch, *given], check=True, env=environment, timeout=250)
     two = json.loads((tmp_path / "two" / "results.json").read_text())
-    assert two["environment"]["processes"] == 2
+    assert two["tasks"]["forgetting"]["measured"]["environment"]["processes"] == 2
     items = [(tmp_path / folder / "forgetting.jsonl").read_text().splitlines() for folder in ("out", "two")]
     assert [json.loads(line)["id"] for line in items[0]] == [json.loads(line)["id"] for line in items[1]]
     tables = []

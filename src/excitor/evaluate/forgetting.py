@@ -87,7 +87,7 @@ class Forgetting:
     def report(self, items: dict[str, list[Item]]) -> str:
         """A table by domain."""
         return (
-            f"{domain_table(items, 'documents')}\n\n"
+            f"{domain_table(items, 'docs')}\n\n"
             "Loss: cross-entropy in nats per token. Change: after minus before, over all tokens. KL: KL(base || "
             "subject) in nats per token. Flipped: per cent of tokens whose most likely prediction is another one. In "
             "brackets, 95 % bootstrap intervals over documents."

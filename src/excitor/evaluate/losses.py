@@ -93,7 +93,9 @@ def domain_table(items: dict[str, list[Item]], unit: str) -> str:
     """
     (base_name, base), *others = items.items()
     head = ["text", unit, "tokens", f"loss of {base_name}"]
-    if others:
+    if len(others) == 1:  # no column for a single name: three intervals are wide enough
+        head += [f"loss of {others[0][0]}", "change", "KL", "flipped"]
+    elif others:
         head += ["subject", "loss", "change", "KL", "flipped"]
     rows = []
     for name, subject in others or [(base_name, base)]:
@@ -104,7 +106,8 @@ def domain_table(items: dict[str, list[Item]], unit: str) -> str:
                 change, kl = loss_change(before, own), mean_over_tokens(own, "kl", NATS)
                 flipped = mean_over_tokens(own, "flipped", "%", 100)
                 loss = mean_over_tokens(own, "loss", NATS)
-                row += [name, f"{loss.value:.4f}", show(change, signed=True), show(kl), show(flipped)]
+                row += [name] * (len(others) > 1)
+                row += [f"{loss.value:.4f}", show(change, signed=True), show(kl), show(flipped)]
             rows.append(row)
     return markdown_table(head, rows)
 
