@@ -60,7 +60,7 @@ def read_items(folder: Path, task: str, definition: dict[str, Any]) -> Finished 
 
 
 def write_items(folder: Path, task: str, definition: dict[str, Any], finished: Finished) -> None:
-    """Write a finished task: ``TASK.jsonl``, a line per subject and item, and ``TASK.json``, what it is and its origin.
+    """Write a finished task: ``TASK.jsonl``, a line per subject and item; ``TASK.json``, what it is and its origin.
 
     The items appear in one step after the rest: what is there is complete.
     """
