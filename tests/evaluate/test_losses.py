@@ -66,7 +66,8 @@ def test_forgetting_reports_each_domain(subjects, tokenizer, texts):
     assert "| rivers.txt |" in report
     assert "| loss of base | loss of lora |" in report.splitlines()[0]
     both = task.report(items | {"other": items["lora"]})
-    assert both.count("| lora |") == both.count("| other |") == 2
+    assert both.count("| trees.txt |") == 2 * report.count("| trees.txt |") == 2
+    assert "| loss of base | loss of other |" in both
     alone = task.report({"base": items["base"]})
     assert "change" not in alone.splitlines()[0]
 

@@ -84,8 +84,8 @@ def by_domain(base: list[Item], subject: list[Item]) -> Iterator[tuple[str, list
         yield domain, _within(base, domain), _within(subject, domain)
 
 
-def domain_table(items: dict[str, list[Item]], unit: str) -> str:
-    """Markdown: a row for each domain and subject; changes are against the first subject.
+def domain_tables(items: dict[str, list[Item]], unit: str) -> str:
+    """Markdown: a table for each subject with a row for each domain; changes are against the first subject.
 
     Args:
         items: By subject name, the base first.
@@ -93,23 +93,29 @@ def domain_table(items: dict[str, list[Item]], unit: str) -> str:
     """
     (base_name, base), *others = items.items()
     head = ["text", unit, "tokens", f"loss of {base_name}"]
-    if len(others) == 1:  # no column for a single name: three intervals are wide enough
-        head += [f"loss of {others[0][0]}", "change", "KL", "flipped"]
-    elif others:
-        head += ["subject", "loss", "change", "KL", "flipped"]
-    rows = []
-    for name, subject in others or [(base_name, base)]:
-        for domain, before, own in by_domain(base, subject):
-            row = [domain, f"{len(before):,}", f"{sum(item['tokens'] for item in before):,}"]
-            row.append(f"{mean_over_tokens(before, 'loss', NATS).value:.4f}")
-            if others:
-                change, kl = loss_change(before, own), mean_over_tokens(own, "kl", NATS)
-                flipped = mean_over_tokens(own, "flipped", "%", 100)
-                loss = mean_over_tokens(own, "loss", NATS)
-                row += [name] * (len(others) > 1)
-                row += [f"{loss.value:.4f}", show(change, signed=True), show(kl), show(flipped)]
-            rows.append(row)
-    return markdown_table(head, rows)
+    if not others:
+        return markdown_table(head, [_sizes(domain, own) for domain, own, _ in by_domain(base, base)])
+    return "\n\n".join(
+        markdown_table(
+            [*head, f"loss of {name}", "change", "KL", "flipped"],
+            [[*_sizes(domain, before), *_changes(before, own)] for domain, before, own in by_domain(base, subject)],
+        )
+        for name, subject in others
+    )
+
+
+def _sizes(domain: str, items: list[Item]) -> list[str]:
+    tokens = sum(item["tokens"] for item in items)
+    return [domain, f"{len(items):,}", f"{tokens:,}", f"{mean_over_tokens(items, 'loss', NATS).value:.4f}"]
+
+
+def _changes(before: list[Item], own: list[Item]) -> list[str]:
+    return [
+        f"{mean_over_tokens(own, 'loss', NATS).value:.4f}",
+        show(loss_change(before, own), signed=True),
+        show(mean_over_tokens(own, "kl", NATS)),
+        show(mean_over_tokens(own, "flipped", "%", 100)),
+    ]
 
 
 def _within(items: list[Item], domain: str) -> list[Item]:
