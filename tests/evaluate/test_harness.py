@@ -143,16 +143,16 @@ def test_processes_share_requests_and_keep_contexts_together(monkeypatch):
     state = SimpleNamespace(num_processes=3, process_index=0, is_main_process=True)
     parts = []
     monkeypatch.setattr(harness_model, "this_process", lambda: state)
-    monkeypatch.setattr(harness_model, "gather", lambda mine: parts.append(mine) or mine)
+    monkeypatch.setattr(harness_model, "merge", lambda mine: parts.append(mine) or dict.fromkeys(range(14)))
 
     def answer(asked: list, disable_tqdm: bool) -> list[str]:
         return [f"answer {request.args[1]}" for request in asked]
 
     for state.process_index in range(3):
         harness_model._together(answer, requests, disable_tqdm=True)
-    contexts = [{requests[place].args[0] for place, _ in part} for part in parts]
+    contexts = [{requests[place].args[0] for place in part} for part in parts]
     assert sum(map(len, contexts)) == 5
-    monkeypatch.setattr(harness_model, "gather", lambda mine: [pair for part in parts for pair in part])
+    monkeypatch.setattr(harness_model, "merge", lambda mine: parts[0] | parts[1] | parts[2])
     assert harness_model._together(answer, requests, disable_tqdm=True) == [f"answer {n}" for n in range(14)]
 
 

@@ -3,7 +3,6 @@
 import copy
 import random
 from collections.abc import Callable, Mapping
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from transformers.generation.logits_process import LogitsProcessorList
 from excitor.data.templates import resolve_template
 from excitor.errors import ExcitorError
 from excitor.evaluate.generation import NanGuard
-from excitor.evaluate.parallel import gather, this_process
+from excitor.evaluate.parallel import merge, this_process
 
 
 Requests = list[Instance]
@@ -119,7 +118,8 @@ def _together(answer: Callable[..., list[Any]], requests: Requests, disable_tqdm
     mine = [place for place, owner in enumerate(owners) if owner == state.process_index]
     quiet = disable_tqdm or not state.is_main_process
     own = answer([requests[place] for place in mine], disable_tqdm=quiet) if mine else []
-    return [found for _, found in sorted(gather(list(zip(mine, own, strict=True))), key=itemgetter(0))]
+    found = merge(dict(zip(mine, own, strict=True)))
+    return [found[place] for place in range(len(requests))]
 
 
 def _prepare(tokenizer: PreTrainedTokenizerBase, template: str | None) -> PreTrainedTokenizerBase:

@@ -1,6 +1,6 @@
 """Token losses of several models on the same documents, and how far each is from the first of them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,7 @@ def compare(
     batch_size: int = 16,
     advance: Callable[[int], object] = lambda documents: None,
     name_of: Callable[[int], str] = lambda place: f"document {place + 1}",
+    share: Callable[[Sequence[list[int]]], Sequence[list[int]]] = lambda batches: batches,
 ) -> dict[str, Scores]:
     """Run every batch through all subjects. The base's logits are computed once and shared.
 
@@ -45,6 +46,7 @@ def compare(
         batch_size: Rows in a batch, at most; fewer where the logits would take too much memory.
         advance: Told the number of documents in each finished batch.
         name_of: What a document is called in a message, by its place in the data set.
+        share: Picks the batches to run; documents in others get no scores.
 
     Returns:
         Scores by subject name, documents in the data set's order; the base's own KL and flips are 0.
@@ -55,7 +57,12 @@ def compare(
     base, *others = subjects
     vocabulary = min(_vocabulary(subject) for subject in subjects)
     scores = {subject.name: Scores(*([torch.empty(0)] * len(dataset) for _ in range(3))) for subject in subjects}
-    for batch in _batches(dataset, batch_size, vocabulary, base.model.device):
+    columns = [
+        (torch.tensor(ids), torch.tensor(labels))
+        for ids, labels in zip(dataset["input_ids"], dataset["labels"], strict=True)
+    ]
+    for rows in share(_plan(columns, batch_size, vocabulary)):
+        batch = _Batch.of(rows, columns, base.model.device)
         base_logits = batch.logits(base, vocabulary)
         batch.score(base_logits, base_logits, base.name, name_of, scores[base.name])
         for subject in others:
@@ -70,6 +77,19 @@ class _Batch:
     input_ids: Tensor  # [B, T]
     attention_mask: Tensor  # [B, T]
     labels: Tensor  # [B, T]
+
+    @classmethod
+    def of(cls, rows: list[int], columns: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> "_Batch":
+        """Rows padded on the right."""
+        input_ids = torch.zeros(len(rows), max(len(columns[row][0]) for row in rows), dtype=torch.long)
+        labels = torch.full_like(input_ids, -100)
+        mask = torch.zeros_like(input_ids)
+        for place, row in enumerate(rows):
+            ids, targets = columns[row]
+            input_ids[place, : len(ids)] = ids
+            labels[place, : len(ids)] = targets
+            mask[place, : len(ids)] = 1
+        return cls(rows, input_ids.to(device), mask.to(device), labels.to(device))
 
     def logits(self, subject: Subject, vocabulary: int) -> Tensor:
         """[B, T, vocabulary]; virtual tokens that a prompt method puts in front have logits too, not wanted here."""
@@ -104,31 +124,20 @@ class _Batch:
             scores.loss[place], scores.kl[place], scores.flipped[place] = part.clone()
 
 
-def _batches(dataset: Dataset, batch_size: int, vocabulary: int, device: torch.device) -> Iterator[_Batch]:
+def _plan(columns: Sequence[tuple[Tensor, Tensor]], batch_size: int, vocabulary: int) -> list[list[int]]:
     """Rows of similar length together, longest first, so that memory runs out at once or never."""
-    columns = [
-        (torch.tensor(ids), torch.tensor(labels))
-        for ids, labels in zip(dataset["input_ids"], dataset["labels"], strict=True)
-    ]
     # The first token is never predicted; a row with no other supervised token would only cost time.
     order = sorted(
         (row for row, (_, labels) in enumerate(columns) if (labels[1:] != -100).any()),
         key=lambda row: -len(columns[row][0]),
     )
-    start = 0
-    while start < len(order):
-        longest = len(columns[order[start]][0])
-        rows = order[start : start + max(1, min(batch_size, BATCH_LOGITS // (longest * vocabulary)))]
-        start += len(rows)
-        input_ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        labels = torch.full_like(input_ids, -100)
-        mask = torch.zeros_like(input_ids)
-        for place, row in enumerate(rows):
-            ids, targets = columns[row]
-            input_ids[place, : len(ids)] = ids
-            labels[place, : len(ids)] = targets
-            mask[place, : len(ids)] = 1
-        yield _Batch(rows, input_ids.to(device), mask.to(device), labels.to(device))
+    batches: list[list[int]] = []
+    while order:
+        longest = len(columns[order[0]][0])
+        size = max(1, min(batch_size, BATCH_LOGITS // (longest * vocabulary)))
+        batches.append(order[:size])
+        order = order[size:]
+    return batches
 
 
 def _vocabulary(subject: Subject) -> int:

@@ -9,7 +9,7 @@ from excitor.evaluate.bootstrap import estimate
 from excitor.evaluate.likelihood import compare
 from excitor.evaluate.markdown import markdown_table, show
 from excitor.evaluate.metric import Metric
-from excitor.evaluate.parallel import gather, share
+from excitor.evaluate.parallel import merge, share, this_process
 from excitor.evaluate.task import Item, Subject
 
 
@@ -36,33 +36,35 @@ def measure_losses(
         ExcitorError: A subject gives logits that are not finite; the message names it, the domain and the document.
     """
     places = [(domain, number) for domain, rows in domains.items() for number in range(len(rows))]
-    mine = share(len(places))
-    bar = progress.add_task(title, total=len(mine))
-    documents = concatenate_datasets(list(domains.values())).select(mine)
+    bar = progress.add_task(title, total=len(places))
+    processes = this_process().num_processes
+
+    def advance(count: int) -> None:
+        progress.advance(bar, count * processes)
 
     def name_of(place: int) -> str:
-        domain, number = places[mine[place]]
+        domain, number = places[place]
         return f"document {number + 1} of those measured from {domain}"
 
-    scores = compare(subjects, documents, batch_size, lambda count: progress.advance(bar, count), name_of)
-    return {
-        name: gather(
-            [
-                {
+    scores = compare(subjects, concatenate_datasets(list(domains.values())), batch_size, advance, name_of, share)
+    items = {}
+    for subject, own in scores.items():
+        found = merge(
+            {
+                place: {
                     "id": f"{domain}:{number}",
                     "domain": domain,
-                    "tokens": len(loss),
-                    "loss": loss.double().mean().item(),
-                    "kl": kl.double().mean().item(),
-                    "flipped": flipped.double().mean().item(),
+                    "tokens": len(own.loss[place]),
+                    "loss": own.loss[place].double().mean().item(),
+                    "kl": own.kl[place].double().mean().item(),
+                    "flipped": own.flipped[place].double().mean().item(),
                 }
-                for (domain, number), loss, kl, flipped in zip(
-                    (places[index] for index in mine), own.loss, own.kl, own.flipped, strict=True
-                )
-            ]
+                for place, (domain, number) in enumerate(places)
+                if len(own.loss[place])
+            }
         )
-        for name, own in scores.items()
-    }
+        items[subject] = [found[place] for place in range(len(places))]
+    return items
 
 
 def mean_over_tokens(items: list[Item], key: str, unit: str, scale: float = 1.0) -> Metric:
