@@ -1,6 +1,7 @@
 """lm-evaluation-harness asks a model that is loaded already."""
 
 import copy
+import logging
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -59,7 +60,7 @@ def answer(
     for task in tasks.values():
         task.set_fewshot_seed(FEWSHOT_SEED)
     results: Any = evaluate(
-        LoadedModel(model, tokenizer=_prepare(tokenizer, template), batch_size=batch_size),  # type: ignore[arg-type]
+        _wrap(model, tokenizer=_prepare(tokenizer, template), batch_size=batch_size),
         {"tasks": dict(tasks), "groups": dict(groups)},
         limit=limit,
         bootstrap_iters=0,
@@ -108,6 +109,15 @@ class LoadedModel(HFLM):
         guard = NanGuard([f"the prompt that ends in {end!r}" for end in ends])
         processors = LogitsProcessorList([guard])  # pyright: ignore[reportArgumentType]
         return super()._model_generate(context, *args, logits_processor=processors, **kwargs)  # pyright: ignore
+
+
+def _wrap(model: Any, **settings: Any) -> LoadedModel:
+    logger = logging.getLogger("lm_eval.models.huggingface")
+    logger.disabled = True  # it warns of what is meant here: a model that is loaded already, in several processes
+    try:
+        return LoadedModel(model, **settings)
+    finally:
+        logger.disabled = False
 
 
 def _together(answer: Callable[..., list[Any]], requests: Requests, disable_tqdm: bool) -> list[Any]:
