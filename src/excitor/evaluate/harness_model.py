@@ -115,7 +115,7 @@ def _wrap(model: Any, **settings: Any) -> LoadedModel:
     logger = logging.getLogger("lm_eval.models.huggingface")
     logger.disabled = True  # it warns of what is meant here: a model that is loaded already, in several processes
     try:
-        return LoadedModel(model, **settings)
+        return LoadedModel(model, **settings)  # pyright: ignore[reportCallIssue]
     finally:
         logger.disabled = False
 
