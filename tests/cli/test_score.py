@@ -78,7 +78,7 @@ def test_mistakes_are_one_message_with_the_file(command, coco, problems, tmp_pat
     for arguments, message in [
         (("captions", results, "--references", missing), f"{missing} could not be read as JSON"),
         (("captions", results, "--references", references, "--out", "out.txt"), "--out out.txt must end in .json"),
-        (("scienceqa", predictions, "--problems", problems), f"{predictions}: 1 predictions are for unknown"),
+        (("scienceqa", predictions, "--problems", problems), f"{predictions}: 1 of 1 predictions are for unknown"),
     ]:
         result = command("score", *arguments)
         assert (result.code, result.out) == (2, "")

@@ -191,7 +191,7 @@ def test_every_layout_is_read(tmp_path, results, references):
         ({"1": ["a", "b"]}, "caption 2 of '1': image 1 has a caption already, in caption 1 of '1'"),
         ([{"image_id": 1, "caption": None}], r"row 1 \(image 1\): the caption must be a text, not None"),
         ([{"image_id": 1.5, "caption": "a"}], "row 1: the image id must be a number or a text, not 1.5"),
-        ([{"image_id": 1, "caption": "a"}, {"image_id": 7, "caption": "b"}], "1 of 2 captioned images .* no ref.*: 7"),
+        ([{"image_id": 1, "caption": "a"}, {"image_id": 7, "caption": "b"}], "1 of 2 .* no ref.*: 7 \\(row 2\\)"),
         ([{"image_id": 1, "text": "a"}], "row 1 is .*expected one of"),
         ({"1": "a dog"}, "'1' has 'a dog'; expected one of"),
         ([], "holds no captions; expected one of"),

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,7 +42,17 @@ def tasks(tmp_path, monkeypatch) -> Path:
         "doc_to_target": "{{question}}",
         "metric_list": [{"metric": "word_perplexity"}, {"metric": "bits_per_byte"}],
     }
-    for name, rows, own in (("first", ROWS, choice), ("second", ROWS[:2], choice), ("text", ROWS, rolling)):
+    reply = {
+        "output_type": "generate_until",
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "",
+        "generation_kwargs": {"until": [], "max_gen_toks": 8},
+        "metric_list": [{"metric": "exact_match"}],
+    }
+    shown = choice | {"num_fewshot": 2, "fewshot_split": "test"}  # drawn at random
+    named = {"first": choice, "second": choice, "text": rolling, "reply": reply, "shown": shown}
+    for name, own in named.items():
+        rows = ROWS[:2] if name == "second" else ROWS
         data = folder / f"{name}.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         source = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}, "test_split": "test"}
@@ -104,6 +115,47 @@ def test_base_and_adapter_share_a_model(tasks, llama, tokenizer, config):
     assert json.loads(json.dumps(items)) == items
 
 
+def test_the_same_examples_are_shown_to_all(tasks, adapted, tokenizer):
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(0)
+    subjects = [Subject("base", adapted), Subject("same", adapted, "default")]
+    items = run(Harness(["shown"], task_path=str(tasks)), subjects, tokenizer)
+    assert items["base"] == items["same"]
+
+
+def test_prompts_are_rendered_as_in_training(tasks, llama, tokenizer, monkeypatch):
+    seen = []
+    monkeypatch.setattr(type(llama), "generate", lambda self, input_ids, **_: seen.append(input_ids) or input_ids)
+    harness = Harness(["reply"], task_path=str(tasks), limit=1, template="auto")
+    items = run(harness, [Subject("base", llama)], tokenizer)
+    [ids] = seen
+    assert tokenizer.decode(ids[0]) == "### Instruction:\nWhich is best?\n\n### Response:\n"
+    assert "prompts in the template 'instruction'" in harness.report(items)
+    assert tokenizer.chat_template is None
+
+
+def test_processes_share_requests_and_keep_contexts_together(monkeypatch):
+    from excitor.evaluate import harness_model
+
+    requests = [SimpleNamespace(args=(f"context {number // 3}", number)) for number in range(14)]
+    state = SimpleNamespace(num_processes=3, process_index=0, is_main_process=True)
+    parts = []
+    monkeypatch.setattr(harness_model, "this_process", lambda: state)
+    monkeypatch.setattr(harness_model, "merge", lambda mine: parts.append(mine) or dict.fromkeys(range(14)))
+
+    def answer(asked: list, disable_tqdm: bool) -> list[str]:
+        return [f"answer {request.args[1]}" for request in asked]
+
+    for state.process_index in range(3):
+        harness_model._together(answer, requests, disable_tqdm=True)
+    contexts = [{requests[place].args[0] for place in part} for part in parts]
+    assert sum(map(len, contexts)) == 5
+    monkeypatch.setattr(harness_model, "merge", lambda mine: parts[0] | parts[1] | parts[2])
+    assert harness_model._together(answer, requests, disable_tqdm=True) == [f"answer {n}" for n in range(14)]
+
+
 def test_patterns_and_limits(tasks, llama, tokenizer):
     harness = Harness(["fir*", "second"], task_path=str(tasks), limit=1)
     items = run(harness, [Subject("base", llama)], tokenizer)["base"]
@@ -112,9 +164,7 @@ def test_patterns_and_limits(tasks, llama, tokenizer):
 
 
 def test_mistakes_are_named(tasks, tokenizer, monkeypatch):
-    with pytest.raises(
-        ExcitorError, match=r"no task 'secnd', and .* has both, first, second, text. Did you mean second"
-    ):
+    with pytest.raises(ExcitorError, match=r"no task 'secnd', and .* has both, first, .* text. Did you mean second"):
         Harness(["secnd"], task_path=str(tasks)).check(tokenizer)
     with pytest.raises(ExcitorError, match="is no folder"):
         Harness(["first"], task_path=str(tasks / "first.yaml")).check(tokenizer)
@@ -130,6 +180,17 @@ def test_numbers_that_are_none_are_an_error(tasks, llama, tokenizer):
     llama.lm_head.weight.data[5] = float("nan")
     with pytest.raises(ExcitorError, match="by 'broken' are not numbers in first, document 0"):
         run(Harness(["first"], task_path=str(tasks)), [Subject("broken", llama)], tokenizer)
+    with pytest.raises(ExcitorError, match=r"NaN while it answers the prompt that ends in '.* is best"):
+        run(Harness(["reply"], task_path=str(tasks), limit=1), [Subject("broken", llama)], tokenizer)
+
+
+def test_replies_need_room(tasks, tokenizer):
+    with pytest.raises(ExcitorError, match="reply leaves room for replies of 8 tokens, and the models read only 8"):
+        run(
+            Harness(["reply"], task_path=str(tasks)),
+            [Subject("base", make_llama(max_position_embeddings=8))],
+            tokenizer,
+        )
 
 
 def test_a_pad_token_is_not_left_in_the_tokenizer(tasks, llama, tokenizer):

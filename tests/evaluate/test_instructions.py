@@ -83,9 +83,19 @@ def test_items_summary_and_report(alpaca, adapted, tokenizer):
     assert summary["exact match change"].low <= summary["exact match change"].value <= 100
     assert set(task.summarise(items["base"], items["base"])) == {"exact match", "token F1"}
     report = task.report(items)
-    assert "| tuned | 33.33 |" in report
+    assert "| rows.jsonl | tuned | 33.33 |" in report
     assert "3 held-out rows" in report
     assert "1 rows without an answer were not asked" in report
+
+
+def test_each_source_has_scores_of_its_own(tmp_path, alpaca, adapted, tokenizer):
+    other = write(tmp_path / "other.jsonl", [{"instruction": "x", "output": "y"}])
+    task = Instructions([alpaca, other], max_new_tokens=4)
+    items = run(task, adapted, tokenizer)
+    items["base"][-1] |= {"exact_match": 1.0, "f1": 1.0}
+    report = task.report(items)
+    assert "| other.jsonl | base | 100.00 | 100.00 |" in report
+    assert "| rows.jsonl | base | 0.00 |" in report
 
 
 def test_prompts_that_are_too_long_score_nothing_and_are_counted(tmp_path, adapted, tokenizer):

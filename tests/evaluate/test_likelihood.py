@@ -60,10 +60,23 @@ def test_scores_do_not_depend_on_batches_or_chunks(subjects, documents, monkeypa
         torch.testing.assert_close(flat(whole[name]), flat(parts[name]), atol=1e-5, rtol=0)
 
 
-def test_batches_stay_within_the_memory_allowed(documents, monkeypatch):
+def test_batches_stay_within_the_memory_allowed(subjects, documents, monkeypatch):
     monkeypatch.setattr(likelihood, "BATCH_LOGITS", 259 * 60)
-    batches = likelihood._batches(documents, 4, 259, torch.device("cpu"))
-    assert [batch.input_ids.shape for batch in batches] == [(2, 30), (3, 17), (1, 2)]
+    shapes = []
+    forward = likelihood._Batch.logits
+    monkeypatch.setattr(
+        likelihood._Batch, "logits", lambda batch, *rest: shapes.append(batch.input_ids.shape) or forward(batch, *rest)
+    )
+    compare(subjects[:1], documents, batch_size=4)
+    assert shapes == [(2, 30), (3, 17), (1, 2)]
+
+
+def test_a_part_of_the_batches_gives_the_same_bits(subjects, documents):
+    whole = compare(subjects, documents, batch_size=2)
+    part = compare(subjects, documents, batch_size=2, share=lambda batches: batches[1::2])
+    done = [place for place, loss in enumerate(part["adapter"].loss) if len(loss)]
+    assert sorted(done) == [0, 3]
+    assert all(part["adapter"].loss[place].equal(whole["adapter"].loss[place]) for place in done)
 
 
 def test_the_base_is_computed_once_for_all(adapted, subjects, documents):
@@ -121,5 +134,13 @@ def test_logits_that_are_not_finite_are_an_error(adapted, subjects, documents, p
     for key, parameter in adapted.named_parameters():
         if part in key:
             parameter.data.fill_(float("nan"))
-    with pytest.raises(ExcitorError, match=f"The logits of '{name}' are not finite"):
+    with pytest.raises(ExcitorError, match=f"The logits of '{name}' are not finite numbers in document 2,"):  # longest
         compare(subjects, documents)
+
+
+def test_the_document_with_broken_logits_is_named(adapted, subjects, documents):
+    *others, chosen = (documents["input_ids"][place] for place in (0, 1, 2, 4, 5, 3))
+    own = next(token for token in chosen if not any(token in other for other in others))
+    adapted.get_input_embeddings().weight.data[own] = float("inf")
+    with pytest.raises(ExcitorError, match="The logits of 'base' are not finite numbers in number 3,"):
+        compare(subjects, documents, name_of=lambda place: f"number {place}")

@@ -64,7 +64,10 @@ def test_forgetting_reports_each_domain(subjects, tokenizer, texts):
     trees = [item for item in items["base"] if item["domain"] == "trees.txt"]
     assert f"| trees.txt | {len(trees)} | {sum(item['tokens'] for item in trees)} |" in report
     assert "| rivers.txt |" in report
-    assert report.count("| lora |") == 2
+    assert "| loss of base | loss of lora |" in report.splitlines()[0]
+    both = task.report(items | {"other": items["lora"]})
+    assert both.count("| trees.txt |") == 2 * report.count("| trees.txt |") == 2
+    assert "| loss of base | loss of other |" in both
     alone = task.report({"base": items["base"]})
     assert "change" not in alone.splitlines()[0]
 
@@ -87,6 +90,13 @@ def test_files_of_the_same_name_are_told_apart(tokenizer, texts, tmp_path):
 def test_a_missing_file_is_found_before_any_model_runs(tokenizer, tmp_path):
     with pytest.raises(ExcitorError, match=r"missing\.txt"):
         Forgetting([str(tmp_path / "missing.txt")]).check(tokenizer)
+
+
+def test_a_document_with_broken_logits_is_named_with_its_file(subjects, tokenizer, texts):
+    [river] = tokenizer.convert_tokens_to_ids(["v"])
+    subjects[0].model.get_input_embeddings().weight.data[river] = float("inf")
+    with pytest.raises(ExcitorError, match=r"'base' .* in document 1 of those measured from rivers.txt, so nothing"):
+        run(Forgetting(texts, max_length=24), subjects, tokenizer)
 
 
 def test_learned_is_measured_on_answers_alone(subjects, tokenizer, rows):

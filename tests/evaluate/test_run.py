@@ -2,9 +2,11 @@ import io
 import json
 import math
 import os
+import shlex
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import peft
@@ -188,30 +190,38 @@ def test_bad_input_is_found_before_weights_are_loaded(arguments, tmp_path, monke
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_same_table(arguments, lora, files, tmp_path):
-    alone, _ = run(arguments(data=[]))
+def test_two_processes_give_the_same_table(arguments, lora, files, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "rivers.jsonl").write_text("".join(f'{{"text": "River {n}", "end": {n % 2}}}\n' for n in range(7)))
+    source = (
+        f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {own / 'rivers.jsonl'}}}}}\ntest_split: test\n"
+    )
+    choice = (
+        'output_type: multiple_choice\ndoc_to_text: "{{text}}"\ndoc_to_choice: [" is", " was"]\ndoc_to_target: end\n'
+    )
+    (own / "rivers.yaml").write_text(f"task: rivers\n{source}{choice}metric_list: [{{metric: acc}}]\n")
+    given = {"replies": True, "max_new_tokens": 8, "batch_size": 3, "tasks": ["rivers"], "task_path": str(own)}
+    alone = arguments(**given)
+    run(alone)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     # "multi_gpu" is torchrun: with accelerate told to use the CPU, two processes that talk through gloo
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
-    launch += ["-m", "excitor", "eval"]
-    given = ["--adapter", lora, "--retain", files["trees.txt"], "--retain", files["rivers.txt"]]
-    given += ["--max-length", "64", "--out", str(tmp_path / "two")]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port, "-m"]
+    command = shlex.split(replace(alone, out=str(tmp_path / "two")).command)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-    subprocess.run([sys.executable, *launch, *given], check=True, env=environment, timeout=250)
+    subprocess.run([sys.executable, *launch, *command], check=True, env=environment, timeout=250)
     two = json.loads((tmp_path / "two" / "results.json").read_text())
-    assert two["environment"]["processes"] == 2
-    items = [(tmp_path / folder / "forgetting.jsonl").read_text().splitlines() for folder in ("out", "two")]
-    assert [json.loads(line)["id"] for line in items[0]] == [json.loads(line)["id"] for line in items[1]]
-    tables = []
-    for results in (alone, two):
-        metrics = results["tasks"]["forgetting"]["metrics"]["lora"]
-        tables.append(
-            {name: [round(metric[key], 4) for key in ("value", "low", "high")] for name, metric in metrics.items()}
-        )
-    assert tables[0] == tables[1]
+    assert two["tasks"]["forgetting"]["measured"]["environment"]["processes"] == 2
+    assert list(two["tasks"]) == ["forgetting", "learned", "instructions", "lm_eval"]
+    for task in two["tasks"]:
+        items = [(tmp_path / folder / f"{task}.jsonl").read_text() for folder in ("out", "two")]
+        if task == "lm_eval":  # makes its batches itself
+            items = [[(row["id"], row["metrics"]) for row in map(json.loads, text.splitlines())] for text in items]
+        assert items[0] == items[1], task
 
 
 def test_edited_tasks_are_other_tasks(tmp_path, lora):
@@ -241,4 +251,6 @@ def test_every_task_gets_the_arguments_it_was_given(tmp_path, base_dir, lora, fi
     assert options["mmlu"] == {"source": "mmlu", "split": "test", "shots": 5, "topics": ["law"]}
     assert options["lm_eval"]["tasks"] == ["arc_easy", "boolq", "piqa"]
     assert options["learned"]["template"] == options["scienceqa"]["template"] == "auto"
+    assert options["lm_eval"]["template"] is None
+    assert plan(replace(arguments, task_chat=True), read_lineup(arguments))[-1].task.template == "auto"
     assert all(one.task.batch_size == 3 for one in tasks.values())

@@ -121,6 +121,17 @@ def test_answers_are_read_and_scored(folder, adapted, tokenizer, monkeypatch):
     assert rows[3] == "| tuned | 50.00 | 100.00 | - | 50.00 | - | 100.00 | 50.00 | 100.00 | 66.67 | 2/3 | 1 |"
 
 
+@pytest.mark.parametrize(("shots", "predicted"), [(0, None), (1, 1)])
+def test_an_answer_after_examples_ends_with_its_line(folder, adapted, tokenizer, monkeypatch, shots, predicted):
+    reply = "The answer is B.\n\nQuestion: And?\nAnswer: The answer is A."
+    monkeypatch.setattr(
+        "excitor.evaluate.scienceqa_task.answer_all",
+        lambda subjects, tokenizer, prompts, *_, **__: {"base": dict.fromkeys(prompts, reply)},
+    )
+    [first, *_] = run(ScienceQA(folder, shots=shots), adapted, tokenizer)["base"]
+    assert first["predicted"] == predicted
+
+
 def test_bad_input_is_named(folder, tokenizer):
     def check(**settings) -> None:
         ScienceQA(folder, **settings).check(tokenizer)

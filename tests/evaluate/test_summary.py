@@ -68,6 +68,12 @@ def test_summary_leaves_a_gap_where_the_base_has_no_change():
     assert text.count("+0.1000 [+0.0500, +0.1500]") == 1
 
 
+def test_a_change_stands_below_what_has_changed():
+    one = Metric(2.0, 1.5, 2.5, True)
+    metrics = {"qa": {"base": {"f1": one, "match": one}, "mine": dict.fromkeys(("f1", "f1 change", "match"), one)}}
+    assert list(summary_table(metrics).columns[1].cells) == ["f1", "f1 change", "match"]
+
+
 def test_a_narrow_terminal_cuts_no_digits():
     console = Console(width=30, record=True, file=io.StringIO())
     console.print(Page("| text | change |\n| --- | ---: |\n| trees.txt | +0.1234 [+0.1000, +0.1500] |"))

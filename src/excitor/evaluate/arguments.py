@@ -1,14 +1,18 @@
 """Everything an evaluation is told: the flags of ``excitor eval`` and the keys of its YAML file."""
 
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from excitor.arguments import Arguments
+from excitor.arguments import Arguments, flag
 from excitor.evaluate.bars import BARS
 
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+# Options by how they start, and the one without which they would do nothing.
+PARTS_OF = {"mmlu_": "mmlu", "scienceqa_": "scienceqa", "task_": "tasks", "max_new_tokens": "replies"}
 
 
 @dataclass
@@ -81,6 +85,9 @@ class EvalArguments(Arguments):
     task_limit: int | None = field(
         default=None, metadata={"help": "Documents of each of these tasks, at most; all when not given."}
     )
+    task_chat: bool = field(
+        default=False, metadata={"help": "Render the prompts of these tasks by --template, as instructions."}
+    )
 
     update_card: bool = field(
         default=False, metadata={"help": "Put the result into the README.md of each --adapter that is a folder."}
@@ -98,6 +105,15 @@ class EvalArguments(Arguments):
     max_scienceqa_drop: float | None = field(default=None, metadata={"help": BARS["max_scienceqa_drop"].help})
 
     @property
+    def command(self) -> str:
+        """The command line that says the same."""
+        words = ["excitor", "eval"]
+        for name, value in self._given().items():
+            values = [] if value is True else value if isinstance(value, list) else [value]
+            words += [word for one in values for word in (flag(name), str(one))] or [flag(name)]
+        return shlex.join(words)
+
+    @property
     def limits(self) -> dict[str, float]:
         """The bars that were given, by name."""
         return {name: limit for name in BARS if (limit := getattr(self, name)) is not None}
@@ -106,6 +122,11 @@ class EvalArguments(Arguments):
     def compares(self) -> bool:
         """Whether there is a base to compare with."""
         return bool(self.adapter or self.base)
+
+    def _given(self) -> dict[str, Any]:
+        """What is not as by default."""
+        defaults = EvalArguments().to_dict()
+        return {name: value for name, value in self.to_dict().items() if value != defaults[name]}
 
     def _faults(self) -> Iterator[str]:
         if not self.adapter and not self.model:
@@ -123,6 +144,10 @@ class EvalArguments(Arguments):
                 yield f"{bar.flag} is about a change, and --model alone has none: give --base."
             if bar.needs and not getattr(self, bar.needs):
                 yield f"{bar.flag} needs --{bar.needs}."
+        for name in self._given():
+            whole = next((whole for start, whole in PARTS_OF.items() if name.startswith(start)), None)
+            if whole and not getattr(self, whole):
+                yield f"{flag(name)} needs {flag(whole)}."
         if self.replies and not self.data:
             yield "--replies needs --data."
         by = (self.retain, self.data, self.mmlu, self.scienceqa, self.tasks)

@@ -7,7 +7,7 @@ from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
 from excitor.data import read_text
-from excitor.evaluate.losses import NATS, by_domain, domain_table, loss_change, mean_over_tokens, measure_losses
+from excitor.evaluate.losses import NATS, by_domain, domain_tables, loss_change, mean_over_tokens, measure_losses
 from excitor.evaluate.metric import Metric
 from excitor.evaluate.names import short_names
 from excitor.evaluate.parallel import from_main
@@ -87,7 +87,7 @@ class Forgetting:
     def report(self, items: dict[str, list[Item]]) -> str:
         """A table by domain."""
         return (
-            f"{domain_table(items, 'documents')}\n\n"
+            f"{domain_tables(items, 'docs')}\n\n"
             "Loss: cross-entropy in nats per token. Change: after minus before, over all tokens. KL: KL(base || "
             "subject) in nats per token. Flipped: per cent of tokens whose most likely prediction is another one. In "
             "brackets, 95 % bootstrap intervals over documents."

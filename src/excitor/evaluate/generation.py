@@ -11,7 +11,7 @@ from transformers.generation.logits_process import LogitsProcessorList
 
 from excitor.data.templates import resolve_template
 from excitor.errors import ExcitorError
-from excitor.evaluate.parallel import gather, share
+from excitor.evaluate.parallel import merge, share, this_process
 from excitor.evaluate.task import Subject
 
 
@@ -29,31 +29,27 @@ def answer_all(
 ) -> dict[str, dict[str, str | None]]:
     """Every subject's replies to the same prompts, by the subject's name; ``settings`` as in `generate_replies`.
 
-    Several processes share the prompts, and each of them gets all replies. The shortest context decides for all
-    subjects which prompts are too long.
+    The shortest context decides for all subjects which prompts are too long.
 
     Raises:
         ExcitorError: Logits are NaN; the message names the subject and the prompt.
     """
-    names = list(prompts)
     context = min(context_length(subject.model, tokenizer) for subject in subjects)
-    mine = {names[place]: prompts[names[place]] for place in share(len(names))}
     replies: dict[str, dict[str, str | None]] = {}
     for subject in subjects:
-        bar = progress.add_task(f"{title}: {subject.name}", total=len(mine))
+        bar = progress.add_task(f"{title}: {subject.name}", total=len(prompts))
         with subject.active() as model:
             try:
-                said = generate_replies(
+                replies[subject.name] = generate_replies(
                     model,
                     tokenizer,
-                    mine,
+                    prompts,
                     context=context,
                     on_batch=lambda rows, bar=bar: progress.advance(bar, rows),
                     **settings,
                 )
             except ExcitorError as error:
                 raise ExcitorError(f"{subject.name}: {error}") from None
-        replies[subject.name] = dict(zip(names, gather(list(said.values())), strict=True))
     return replies
 
 
@@ -71,8 +67,8 @@ def generate_replies(
 ) -> dict[str, str | None]:
     """Continue every prompt with the likeliest tokens, up to a token that ends an answer.
 
-    A reply does not depend on the prompts beside it, up to rounding. Sampling settings and penalties stored with the
-    checkpoint are not used.
+    Several processes share the batches, and each of them gets all replies. A reply does not depend on the prompts
+    beside it, up to rounding. Sampling settings and penalties stored with the checkpoint are not used.
 
     Args:
         model: Anything with ``generate``, in evaluation mode.
@@ -82,7 +78,7 @@ def generate_replies(
         batch_size: Prompts side by side; those of similar length go together.
         template: What the prompts were rendered with; its stop token ends an answer, and so does the model's own.
         context: Most tokens in prompt and reply together; by default what the model reads.
-        on_batch: Told the number of prompts in each finished batch.
+        on_batch: Told how many more prompts are done, in all processes.
 
     Returns:
         By name, in the order given, the reply without special tokens and surrounding white space; None where prompt
@@ -95,10 +91,10 @@ def generate_replies(
     fitting = sorted((name for name in prompts if len(prompts[name]) <= room), key=lambda name: -len(prompts[name]))
     stops = stop_tokens(model, tokenizer, template)
     padding = next(token for token in (tokenizer.pad_token_id, *stops, 0) if isinstance(token, int))
-    replies: dict[str, str | None] = dict.fromkeys(prompts)
+    processes = this_process().num_processes
+    replies: dict[str, str | None] = {}
     on_batch(len(prompts) - len(fitting))
-    for start in range(0, len(fitting), batch_size):
-        names = fitting[start : start + batch_size]
+    for names in share([fitting[start : start + batch_size] for start in range(0, len(fitting), batch_size)]):
         ids, mask = _pad_left([prompts[name] for name in names], padding)
         tokens = model.generate(
             input_ids=ids.to(model.device),
@@ -106,14 +102,14 @@ def generate_replies(
             max_new_tokens=max_new_tokens,
             eos_token_id=stops or None,
             pad_token_id=padding,
-            logits_processor=LogitsProcessorList([_NanGuard(names)]),  # pyright: ignore[reportArgumentType]
+            logits_processor=LogitsProcessorList([NanGuard(names)]),  # pyright: ignore[reportArgumentType]
             **GREEDY,
         )[:, ids.shape[1] :]
         for name, row in zip(names, tokens.tolist(), strict=True):
             end = next((index for index, token in enumerate(row) if token in stops), len(row))
             replies[name] = str(tokenizer.decode(row[:end], skip_special_tokens=True)).strip()
-        on_batch(len(names))
-    return replies
+        on_batch(len(names) * processes)
+    return dict.fromkeys(prompts) | merge(replies)
 
 
 def context_length(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -129,13 +125,18 @@ def stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, template: str) -
     return list(dict.fromkeys(token for token in tokens if isinstance(token, int)))
 
 
-class _NanGuard:
-    """A logits processor that changes nothing: the argmax over NaN would be a token like any other."""
+class NanGuard:
+    """A logits processor that changes nothing: the argmax over NaN would be a token like any other.
+
+    Args:
+        names: What to call the prompts of the batch in a message.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Raise ExcitorError if a score is NaN."""
         broken = scores.isnan().any(dim=-1)
         if broken.any():
             raise ExcitorError(

@@ -1,6 +1,5 @@
 """lm-evaluation-harness as a task: its benchmarks on models that are loaded already, with adapters of any method."""
 
-import copy
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
+from excitor.data.templates import resolve_template
 from excitor.errors import ExcitorError
+from excitor.evaluate.generation import context_length
 from excitor.evaluate.markdown import markdown_table, show
 from excitor.evaluate.metric import Metric
 from excitor.evaluate.task import Item, Subject
@@ -29,6 +30,8 @@ class Harness:
         tasks: Names of tasks, groups or tags, or patterns such as ``arc_*``.
         task_path: A folder with tasks of one's own (YAML files), which win over those that come with the harness.
         limit: Documents of each task, at most; all when not given.
+        template: How a document becomes a prompt, few-shot examples as earlier turns; see ``resolve_template``. As it
+            stands when not given.
         batch_size: Requests in a batch.
     """
 
@@ -40,16 +43,18 @@ class Harness:
         *,
         task_path: str | None = None,
         limit: int | None = None,
+        template: str | None = None,
         batch_size: int = 16,
     ):
-        self.asked, self.task_path, self.limit, self.batch_size = tasks, task_path, limit, batch_size
+        self.asked, self.task_path, self.limit = tasks, task_path, limit
+        self.template, self.batch_size = template, batch_size
 
     def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Find the tasks and load their data.
 
         Raises:
             ExcitorError: lm-evaluation-harness is not installed; a task is not known, is without its data, runs code
-                that a model wrote, or is about images.
+                that a model wrote, or is about images; the tokenizer lacks the template.
         """
         try:
             import lm_eval  # noqa: F401
@@ -71,31 +76,37 @@ class Harness:
                     f"The task {name} runs code that a model wrote or is about images, and is not run from here: use "
                     "the command lm_eval."
                 )
+            if task.get_config("num_fewshot") is None:
+                task.set_config(key="num_fewshot", value=0)
+        self.prompts = "prompts as they stand"
+        if self.template is not None:
+            self.prompts = f"prompts in the template {resolve_template(tokenizer, self.template).name!r}"
 
     def run(
         self, subjects: Sequence[Subject], tokenizer: PreTrainedTokenizerBase, progress: Progress
     ) -> dict[str, list[Item]]:
-        """Have each subject do all tasks. Of several processes, each does the whole.
+        """Have each subject do all tasks; several processes share its requests.
 
         Raises:
-            ExcitorError: A subject's log-likelihoods are not numbers.
+            ExcitorError: A subject's log-likelihoods are not numbers, or a task wants longer replies than one reads.
         """
-        import lm_eval
-        from lm_eval.models.huggingface import HFLM
+        from excitor.evaluate.harness_model import answer, check_room
 
-        evaluate: Any = lm_eval.simple_evaluate
+        check_room(self.tasks, min(context_length(subject.model, tokenizer) for subject in subjects))
         bar = progress.add_task("lm-evaluation-harness", total=len(subjects))
         items = {}
         for subject in subjects:
             with subject.active() as model:
-                # The harness may give a tokenizer a padding token: other tasks should not see it.
-                lm = HFLM(model, tokenizer=copy.deepcopy(tokenizer), batch_size=self.batch_size)  # type: ignore[arg-type]
-                results = evaluate(
-                    lm, tasks=self.names, task_manager=self.manager, limit=self.limit, bootstrap_iters=0
+                samples = answer(
+                    model,
+                    tokenizer,
+                    self.tasks,
+                    self.groups,
+                    limit=self.limit,
+                    template=self.template,
+                    batch_size=self.batch_size,
                 )
-            items[subject.name] = [
-                item for task in self.tasks for item in _items(subject.name, task, results["samples"][task])
-            ]
+            items[subject.name] = [item for task in self.tasks for item in _items(subject.name, task, samples[task])]
             progress.advance(bar)
         return items
 
@@ -133,7 +144,7 @@ class Harness:
         note = f" At most {self.limit:,} documents of each task." if self.limit else ""
         return "\n\n".join(
             [
-                f"lm-evaluation-harness {version('lm-eval')}, without a chat template.{note}",
+                f"lm-evaluation-harness {version('lm-eval')}, {self.prompts}.{note}",
                 markdown_table(["metric", *items], rows),
                 markdown_table(["task", "version", "shots", "documents"], settings),
             ]

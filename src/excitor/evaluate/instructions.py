@@ -91,7 +91,9 @@ class Instructions:
             except ExcitorError as error:
                 raise ExcitorError(f"{row['source']}, row {row['row']}: {error}") from None
             self._prompts[name] = prompt
-            self._rows[name] = {"id": name, "messages": messages[:last], "answer": messages[last]["content"].strip()}
+            answer = messages[last]["content"].strip()
+            source = files[row["source"]]
+            self._rows[name] = {"id": name, "source": source, "messages": messages[:last], "answer": answer}
         if not self._rows:
             raise ExcitorError(f"no row of {', '.join(self.data)} has an answer to compare replies with")
 
@@ -136,12 +138,14 @@ class Instructions:
         return metrics
 
     def report(self, items: dict[str, list[Item]]) -> str:
-        """A table by subject, and what was not answered or not asked."""
+        """A table by source and subject, and what was not answered or not asked."""
         rows = next(iter(items.values()))
         lines = []
-        for subject, answered in items.items():
-            means = (f"{100 * np.mean([item[key] for item in answered]):.2f}" for key in SCORES)
-            lines.append((subject, *means, f"{sum(item['reply'] == '' for item in answered):,}"))
+        for source in dict.fromkeys(row["source"] for row in rows):
+            for subject, answered in items.items():
+                own = [item for item in answered if item["source"] == source]
+                means = (f"{100 * np.mean([item[key] for item in own]):.2f}" for key in SCORES)
+                lines.append((source, subject, *means, f"{sum(item['reply'] == '' for item in own):,}"))
         notes = [
             f"{len(rows):,} held-out rows; greedy replies of at most {self.max_new_tokens} tokens, words as in SQuAD"
         ]
@@ -149,7 +153,8 @@ class Instructions:
             notes.append(f"{too_long:,} prompts were too long for the context and score 0")
         if self._unanswerable:
             notes.append(f"{self._unanswerable:,} rows without an answer were not asked")
-        return f"{markdown_table(('', 'exact match %', 'token F1 %', 'empty replies'), lines)}\n\n{'; '.join(notes)}."
+        table = markdown_table(("text", "subject", "exact match %", "token F1 %", "empty replies"), lines)
+        return f"{table}\n\n{'; '.join(notes)}."
 
     def pages(self, items: dict[str, list[Item]]) -> dict[str, str]:
         """Texts to read, by the name of their file: all replies side by side."""

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,6 @@ def read_json(path: Path) -> Any:
 def fingerprint(path: Path) -> dict[str, str]:
     """The name and the SHA-256 of a file, to say in a result what it was computed from."""
     return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-
-
-def some(names: Iterable[object]) -> str:
-    """The first few names, for a message that may have to name thousands."""
-    shown = list(names)
-    return ", ".join(map(str, shown[:5])) + (", ..." if len(shown) > 5 else "")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

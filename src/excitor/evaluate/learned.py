@@ -6,7 +6,7 @@ from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
 from excitor.data import Encoded, encode_examples, load_examples
-from excitor.evaluate.losses import NATS, by_domain, domain_table, loss_change, mean_over_tokens, measure_losses
+from excitor.evaluate.losses import NATS, by_domain, domain_tables, loss_change, mean_over_tokens, measure_losses
 from excitor.evaluate.metric import Metric
 from excitor.evaluate.names import short_names
 from excitor.evaluate.task import Item, Subject
@@ -72,4 +72,4 @@ class Learned:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in encoded.dropped.items())
             if reasons:
                 notes.append(f"Left out of the {encoded.rows_read:,} rows of {name}: {reasons}.")
-        return f"{domain_table(items, 'rows')}\n\n{' '.join(notes)}"
+        return f"{domain_tables(items, 'rows')}\n\n{' '.join(notes)}"

@@ -1,6 +1,6 @@
 """Token losses of several models on the same documents, and how far each is from the first of them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,8 @@ def compare(
     dataset: Dataset,
     batch_size: int = 16,
     advance: Callable[[int], object] = lambda documents: None,
+    name_of: Callable[[int], str] = lambda place: f"document {place + 1}",
+    share: Callable[[Sequence[list[int]]], Sequence[list[int]]] = lambda batches: batches,
 ) -> dict[str, Scores]:
     """Run every batch through all subjects. The base's logits are computed once and shared.
 
@@ -43,21 +45,28 @@ def compare(
         dataset: Columns ``input_ids`` and ``labels`` (-100 where a token is not supervised).
         batch_size: Rows in a batch, at most; fewer where the logits would take too much memory.
         advance: Told the number of documents in each finished batch.
+        name_of: What a document is called in a message, by its place in the data set.
+        share: Picks the batches to run; documents in others get no scores.
 
     Returns:
         Scores by subject name, documents in the data set's order; the base's own KL and flips are 0.
 
     Raises:
-        ExcitorError: A subject gives logits that are not finite.
+        ExcitorError: A subject gives logits that are not finite; the message names it and the document.
     """
     base, *others = subjects
     vocabulary = min(_vocabulary(subject) for subject in subjects)
     scores = {subject.name: Scores(*([torch.empty(0)] * len(dataset) for _ in range(3))) for subject in subjects}
-    for batch in _batches(dataset, batch_size, vocabulary, base.model.device):
+    columns = [
+        (torch.tensor(ids), torch.tensor(labels))
+        for ids, labels in zip(dataset["input_ids"], dataset["labels"], strict=True)
+    ]
+    for rows in share(_plan(columns, batch_size, vocabulary)):
+        batch = _Batch.of(rows, columns, base.model.device)
         base_logits = batch.logits(base, vocabulary)
-        batch.score(base_logits, base_logits, base.name, scores[base.name])
+        batch.score(base_logits, base_logits, base.name, name_of, scores[base.name])
         for subject in others:
-            batch.score(base_logits, batch.logits(subject, vocabulary), subject.name, scores[subject.name])
+            batch.score(base_logits, batch.logits(subject, vocabulary), subject.name, name_of, scores[subject.name])
         advance(len(batch.rows))
     return scores
 
@@ -69,13 +78,28 @@ class _Batch:
     attention_mask: Tensor  # [B, T]
     labels: Tensor  # [B, T]
 
+    @classmethod
+    def of(cls, rows: list[int], columns: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> "_Batch":
+        """Rows padded on the right."""
+        input_ids = torch.zeros(len(rows), max(len(columns[row][0]) for row in rows), dtype=torch.long)
+        labels = torch.full_like(input_ids, -100)
+        mask = torch.zeros_like(input_ids)
+        for place, row in enumerate(rows):
+            ids, targets = columns[row]
+            input_ids[place, : len(ids)] = ids
+            labels[place, : len(ids)] = targets
+            mask[place, : len(ids)] = 1
+        return cls(rows, input_ids.to(device), mask.to(device), labels.to(device))
+
     def logits(self, subject: Subject, vocabulary: int) -> Tensor:
         """[B, T, vocabulary]; virtual tokens that a prompt method puts in front have logits too, not wanted here."""
         with subject.active() as model:
             logits = model(input_ids=self.input_ids, attention_mask=self.attention_mask, use_cache=False).logits
         return logits[:, -self.input_ids.shape[1] :, :vocabulary]
 
-    def score(self, base_logits: Tensor, logits: Tensor, name: str, scores: Scores) -> None:
+    def score(
+        self, base_logits: Tensor, logits: Tensor, name: str, name_of: Callable[[int], str], scores: Scores
+    ) -> None:
         """Compare two models' logits at the scored positions and give each document its part."""
         rows, positions = (self.labels[:, 1:] != -100).nonzero(as_tuple=True)
         targets = self.labels[rows, positions + 1]
@@ -84,10 +108,12 @@ class _Batch:
         for row, position, target in zip(rows.split(size), positions.split(size), targets.split(size), strict=True):
             base = base_logits[row, position].float().log_softmax(dim=-1)
             own = base if logits is base_logits else logits[row, position].float().log_softmax(dim=-1)
-            if not own.isfinite().all():
+            broken = ~own.isfinite().all(dim=-1)
+            if broken.any():
                 raise ExcitorError(
-                    f"The logits of {name!r} are not finite numbers, so nothing can be measured. Training may have "
-                    "diverged (try a smaller learning rate), or the precision is too low (try fp32)."
+                    f"The logits of {name!r} are not finite numbers in {name_of(self.rows[int(row[broken][0])])}, so "
+                    "nothing can be measured. Training may have diverged (try a smaller learning rate), or the "
+                    "precision is too low (try fp32)."
                 )
             loss = -own.gather(-1, target[:, None]).squeeze(-1)
             kl = (base.exp() * (base - own)).sum(-1)
@@ -98,31 +124,20 @@ class _Batch:
             scores.loss[place], scores.kl[place], scores.flipped[place] = part.clone()
 
 
-def _batches(dataset: Dataset, batch_size: int, vocabulary: int, device: torch.device) -> Iterator[_Batch]:
+def _plan(columns: Sequence[tuple[Tensor, Tensor]], batch_size: int, vocabulary: int) -> list[list[int]]:
     """Rows of similar length together, longest first, so that memory runs out at once or never."""
-    columns = [
-        (torch.tensor(ids), torch.tensor(labels))
-        for ids, labels in zip(dataset["input_ids"], dataset["labels"], strict=True)
-    ]
     # The first token is never predicted; a row with no other supervised token would only cost time.
     order = sorted(
         (row for row, (_, labels) in enumerate(columns) if (labels[1:] != -100).any()),
         key=lambda row: -len(columns[row][0]),
     )
-    start = 0
-    while start < len(order):
-        longest = len(columns[order[start]][0])
-        rows = order[start : start + max(1, min(batch_size, BATCH_LOGITS // (longest * vocabulary)))]
-        start += len(rows)
-        input_ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        labels = torch.full_like(input_ids, -100)
-        mask = torch.zeros_like(input_ids)
-        for place, row in enumerate(rows):
-            ids, targets = columns[row]
-            input_ids[place, : len(ids)] = ids
-            labels[place, : len(ids)] = targets
-            mask[place, : len(ids)] = 1
-        yield _Batch(rows, input_ids.to(device), mask.to(device), labels.to(device))
+    batches: list[list[int]] = []
+    while order:
+        longest = len(columns[order[0]][0])
+        size = max(1, min(batch_size, BATCH_LOGITS // (longest * vocabulary)))
+        batches.append(order[:size])
+        order = order[size:]
+    return batches
 
 
 def _vocabulary(subject: Subject) -> int:

@@ -9,7 +9,7 @@ from excitor.evaluate.bootstrap import estimate
 from excitor.evaluate.likelihood import compare
 from excitor.evaluate.markdown import markdown_table, show
 from excitor.evaluate.metric import Metric
-from excitor.evaluate.parallel import gather, share
+from excitor.evaluate.parallel import merge, share, this_process
 from excitor.evaluate.task import Item, Subject
 
 
@@ -31,30 +31,40 @@ def measure_losses(
     Returns:
         By subject name, items with ``id``, ``domain``, ``tokens`` (scored ones) and the means over them: ``loss``,
         ``kl`` (to the base) and ``flipped``.
+
+    Raises:
+        ExcitorError: A subject gives logits that are not finite; the message names it, the domain and the document.
     """
     places = [(domain, number) for domain, rows in domains.items() for number in range(len(rows))]
-    mine = share(len(places))
-    bar = progress.add_task(title, total=len(mine))
-    documents = concatenate_datasets(list(domains.values())).select(mine)
-    scores = compare(subjects, documents, batch_size, lambda count: progress.advance(bar, count))
-    return {
-        name: gather(
-            [
-                {
+    bar = progress.add_task(title, total=len(places))
+    processes = this_process().num_processes
+
+    def advance(count: int) -> None:
+        progress.advance(bar, count * processes)
+
+    def name_of(place: int) -> str:
+        domain, number = places[place]
+        return f"document {number + 1} of those measured from {domain}"
+
+    scores = compare(subjects, concatenate_datasets(list(domains.values())), batch_size, advance, name_of, share)
+    items = {}
+    for subject, own in scores.items():
+        found = merge(
+            {
+                place: {
                     "id": f"{domain}:{number}",
                     "domain": domain,
-                    "tokens": len(loss),
-                    "loss": loss.double().mean().item(),
-                    "kl": kl.double().mean().item(),
-                    "flipped": flipped.double().mean().item(),
+                    "tokens": len(own.loss[place]),
+                    "loss": own.loss[place].double().mean().item(),
+                    "kl": own.kl[place].double().mean().item(),
+                    "flipped": own.flipped[place].double().mean().item(),
                 }
-                for (domain, number), loss, kl, flipped in zip(
-                    (places[index] for index in mine), own.loss, own.kl, own.flipped, strict=True
-                )
-            ]
+                for place, (domain, number) in enumerate(places)
+                if len(own.loss[place])
+            }
         )
-        for name, own in scores.items()
-    }
+        items[subject] = [found[place] for place in range(len(places))]
+    return items
 
 
 def mean_over_tokens(items: list[Item], key: str, unit: str, scale: float = 1.0) -> Metric:
@@ -76,8 +86,8 @@ def by_domain(base: list[Item], subject: list[Item]) -> Iterator[tuple[str, list
         yield domain, _within(base, domain), _within(subject, domain)
 
 
-def domain_table(items: dict[str, list[Item]], unit: str) -> str:
-    """Markdown: a row for each domain and subject; changes are against the first subject.
+def domain_tables(items: dict[str, list[Item]], unit: str) -> str:
+    """Markdown: a table for each subject with a row for each domain; changes are against the first subject.
 
     Args:
         items: By subject name, the base first.
@@ -85,20 +95,29 @@ def domain_table(items: dict[str, list[Item]], unit: str) -> str:
     """
     (base_name, base), *others = items.items()
     head = ["text", unit, "tokens", f"loss of {base_name}"]
-    if others:
-        head += ["subject", "loss", "change", "KL", "flipped"]
-    rows = []
-    for name, subject in others or [(base_name, base)]:
-        for domain, before, own in by_domain(base, subject):
-            row = [domain, f"{len(before):,}", f"{sum(item['tokens'] for item in before):,}"]
-            row.append(f"{mean_over_tokens(before, 'loss', NATS).value:.4f}")
-            if others:
-                change, kl = loss_change(before, own), mean_over_tokens(own, "kl", NATS)
-                flipped = mean_over_tokens(own, "flipped", "%", 100)
-                loss = mean_over_tokens(own, "loss", NATS)
-                row += [name, f"{loss.value:.4f}", show(change, signed=True), show(kl), show(flipped)]
-            rows.append(row)
-    return markdown_table(head, rows)
+    if not others:
+        return markdown_table(head, [_sizes(domain, own) for domain, own, _ in by_domain(base, base)])
+    return "\n\n".join(
+        markdown_table(
+            [*head, f"loss of {name}", "change", "KL", "flipped"],
+            [[*_sizes(domain, before), *_changes(before, own)] for domain, before, own in by_domain(base, subject)],
+        )
+        for name, subject in others
+    )
+
+
+def _sizes(domain: str, items: list[Item]) -> list[str]:
+    tokens = sum(item["tokens"] for item in items)
+    return [domain, f"{len(items):,}", f"{tokens:,}", f"{mean_over_tokens(items, 'loss', NATS).value:.4f}"]
+
+
+def _changes(before: list[Item], own: list[Item]) -> list[str]:
+    return [
+        f"{mean_over_tokens(own, 'loss', NATS).value:.4f}",
+        show(loss_change(before, own), signed=True),
+        show(mean_over_tokens(own, "kl", NATS)),
+        show(mean_over_tokens(own, "flipped", "%", 100)),
+    ]
 
 
 def _within(items: list[Item], domain: str) -> list[Item]:

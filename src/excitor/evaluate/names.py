@@ -1,6 +1,6 @@
-"""Names for readers in place of paths."""
+"""Names for readers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from excitor.errors import ExcitorError
@@ -18,3 +18,9 @@ def short_names(paths: Sequence[str], taken: Sequence[str] = ()) -> dict[str, st
     if len(set(names)) < len(names):
         raise ExcitorError(f"{next(name for name in names if names.count(name) > 1)} is given twice")
     return dict(zip(names, paths, strict=True))
+
+
+def some(names: Iterable[object]) -> str:
+    """The first few names, for a message that may have to name thousands."""
+    shown = list(names)
+    return ", ".join(map(str, shown[:5])) + (", ..." if len(shown) > 5 else "")

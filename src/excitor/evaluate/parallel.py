@@ -1,16 +1,15 @@
-"""Several processes (``accelerate launch``) share a task's items; a single one does them all."""
+"""Several processes (``accelerate launch``) share a task's batches; a single one does them all."""
 
-from itertools import chain, zip_longest
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
 
+K = TypeVar("K")
 T = TypeVar("T")
-
-_NOTHING: Any = object()
 
 
 def this_process() -> PartialState:
@@ -18,18 +17,22 @@ def this_process() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
-def share(count: int) -> range:
-    """The places of the items that this process does, out of ``count``."""
+def share(parts: Sequence[T]) -> Sequence[T]:
+    """Those parts that this process does.
+
+    Args:
+        parts: The same in all processes. Where they are batches, a number does not depend on how many processes there
+            are, down to the last bit: what shares its batch stays the same.
+    """
     state = this_process()
-    return range(state.process_index, count, state.num_processes)
+    return parts[state.process_index :: state.num_processes]
 
 
-def gather(items: list[T]) -> list[T]:
-    """The items of all processes, in the order that :func:`share` took apart; every process gets them."""
+def merge(own: dict[K, T]) -> dict[K, T]:
+    """What all processes have found; every process gets it."""
     if this_process().num_processes == 1:
-        return items
-    dealt = chain.from_iterable(zip_longest(*gather_object([items]), fillvalue=_NOTHING))
-    return [item for item in dealt if item is not _NOTHING]
+        return own
+    return {key: value for part in gather_object([own]) for key, value in part.items()}
 
 
 def from_main(value: T) -> T:

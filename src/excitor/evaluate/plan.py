@@ -63,7 +63,8 @@ def _tasks(arguments: EvalArguments, lineup: Lineup) -> Iterator[tuple[type, dic
         from excitor.evaluate.harness import Harness
 
         names = [name for names in arguments.tasks for name in names.split(",")]
-        yield Harness, {"tasks": names, "task_path": arguments.task_path, "limit": arguments.task_limit} | size
+        own = {"tasks": names, "task_path": arguments.task_path, "limit": arguments.task_limit}
+        yield Harness, own | {"template": chat["template"] if arguments.task_chat else None} | size
 
 
 def _define(kind: type, options: dict[str, Any], arguments: EvalArguments, lineup: Lineup) -> Planned:

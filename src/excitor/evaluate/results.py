@@ -8,7 +8,7 @@ from excitor.evaluate.gate import Verdict
 from excitor.evaluate.metric import Metric
 
 
-SCHEMA = 1
+SCHEMA = 2
 
 Metrics = Mapping[str, Mapping[str, Mapping[str, Metric]]]
 """By task, subject and name."""
@@ -32,6 +32,8 @@ class TaskRecord(TypedDict):
     items: int
     definition: dict[str, Any]
     """Options, hashes of the data, subjects, precision."""
+    measured: dict[str, Any]
+    """``created``, ``seconds``, ``environment``: those of the call that did the task, which may be an earlier one."""
     metrics: dict[str, dict[str, MetricRecord]]
     """By subject and name."""
 
@@ -42,11 +44,8 @@ class Results(TypedDict):
     schema: int
     created: str
     """ISO 8601, UTC."""
-    seconds: float
-    """Of this call: tasks finished earlier are not in it."""
     arguments: dict[str, Any]
-    environment: dict[str, Any]
-    """``versions`` and ``hardware``."""
+    command: str
     subjects: dict[str, str]
     """Folder or hub id by name, the base first."""
     tasks: dict[str, TaskRecord]

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from excitor.evaluate.parallel import this_process
 from excitor.evaluate.plan import Planned, plan
 from excitor.evaluate.plots import draw
 from excitor.evaluate.results import SCHEMA, Metrics, Results, record
-from excitor.evaluate.store import read_items, write_items
+from excitor.evaluate.store import Finished, Measured, read_items, write_items
 from excitor.evaluate.subjects import Lineup, read_lineup
 from excitor.evaluate.summary import Page, markdown_page, summary_table, update_card
 from excitor.evaluate.task import Item
@@ -45,7 +46,6 @@ def evaluate(arguments: EvalArguments, console: Console | None = None) -> Result
     Raises:
         ExcitorError: Something the user can mend; see the message. Most of it is found before weights are loaded.
     """
-    started = time.perf_counter()
     arguments.check()
     state = this_process()
     console = console or Console(quiet=not state.is_main_process)
@@ -57,20 +57,21 @@ def evaluate(arguments: EvalArguments, console: Console | None = None) -> Result
     if warning:
         console.print(f"Warning: {warning}")
 
-    items = _measure(planned, lineup, arguments, console)
+    finished = _measure(planned, lineup, arguments, console)
+    items = {name: one.items for name, one in finished.items()}
     metrics = _summarise(planned, items)
     results: Results = {
         "schema": SCHEMA,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": time.perf_counter() - started,
+        "created": _now(),
         "arguments": arguments.to_dict(),
-        "environment": describe_machine() | {"processes": state.num_processes},
+        "command": arguments.command,
         "subjects": lineup.sources,
         "tasks": {
             one.task.name: {
                 "items_file": f"{one.task.name}.jsonl",
                 "items": len(next(iter(items[one.task.name].values()))),
                 "definition": one.definition,
+                "measured": asdict(finished[one.task.name].measured),
                 "metrics": {
                     subject: {name: record(metric) for name, metric in own.items()}
                     for subject, own in metrics[one.task.name].items()
@@ -103,28 +104,34 @@ def _unknown_characters(planned: list[Planned], lineup: Lineup) -> str | None:
     return unknown_warning(shares, str(lineup.tokenizer.unk_token))
 
 
-def _measure(planned: list[Planned], lineup: Lineup, arguments: EvalArguments, console: Console) -> Items:
-    """The items of all tasks; models are loaded only if a task is not finished yet."""
+def _measure(
+    planned: list[Planned], lineup: Lineup, arguments: EvalArguments, console: Console
+) -> dict[str, Finished]:
+    """All tasks by name; models are loaded only if one is not finished yet."""
     state, folder = this_process(), Path(arguments.out)
-    items: Items = {}
+    finished: dict[str, Finished] = {}
     for one in planned:
         found = None if arguments.overwrite else read_items(folder, one.task.name, one.definition)
         if found is not None:
-            items[one.task.name] = found
+            finished[one.task.name] = found
     state.wait_for_everyone()  # nobody writes before all have read
-    missing = [one for one in planned if one.task.name not in items]
-    if items:
-        console.print(f"Finished before: {', '.join(items)}")
+    missing = [one for one in planned if one.task.name not in finished]
+    if finished:
+        console.print(f"Finished before: {', '.join(finished)}")
     if not missing:
-        return items
+        return finished
     subjects = lineup.load(arguments.precision)
+    environment = describe_machine() | {"processes": state.num_processes}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         for one in missing:
-            items[one.task.name] = one.task.run(subjects, lineup.tokenizer, progress)
+            started = time.perf_counter()
+            items = one.task.run(subjects, lineup.tokenizer, progress)
+            measured = Measured(_now(), time.perf_counter() - started, environment)
+            finished[one.task.name] = Finished(items, measured)
             if state.is_main_process:
-                write_items(folder, one.task.name, one.definition, items[one.task.name])
-    return items
+                write_items(folder, one.task.name, one.definition, finished[one.task.name])
+    return finished
 
 
 def _summarise(planned: list[Planned], items: Items) -> Metrics:
@@ -156,3 +163,7 @@ def _write(
     (folder / "README.md").write_text(page, encoding="utf-8")
     text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from excitor.errors import ExcitorError
 from excitor.evaluate.bootstrap import RESAMPLES, interval
-from excitor.evaluate.json_file import some
+from excitor.evaluate.names import some
 
 
 LETTERS = "ABCDE"
@@ -89,26 +89,27 @@ def build_target(problem: Problem, format: Format = "QCM-A") -> str:
 
 
 def extract_answer(text: str, choices: Sequence[str]) -> int | None:
-    """The choice that a model's answer names, by the rules of LLaVA's ``eval_science_qa.py``.
+    """The choice that a model's answer names, by the rules of the literature.
 
-    In this order: the whole text is a letter (``B``); it begins with a letter and a period or a line end
-    (``B. Iron``); it says ``The answer is B``, where the first occurrence with a period wins over one without.
+    In this order: the whole text is a letter (``B``), or begins with one and a period or a line end (``B. Iron``), as
+    in LLaVA's ``eval_science_qa.py``; it says ``The answer is B`` exactly once, as in the official ``run_gpt3.py``,
+    where a text that says it several times has failed, too.
 
     Returns:
         The index into ``choices``, or None if the text names no letter, or none of the choices' letters.
     """
-    for pattern in _ANSWERS:
-        if found := pattern.search(text.strip()):
-            index = LETTERS.index(found[1])
-            return index if index < len(choices) else None
-    return None
+    if found := _BEGINNING.match(text.strip()):
+        letter = found[1]
+    elif len(said := _STATEMENT.findall(text)) == 1:
+        [letter] = said
+    else:
+        return None
+    index = LETTERS.find(letter)
+    return index if 0 <= index < len(choices) else None
 
 
-_ANSWERS = (
-    re.compile(r"^([A-E])(?:\.\s|\.?$|\n)"),
-    re.compile(r"The answer is ([A-E])\."),
-    re.compile(r"The answer is ([A-E])\b"),
-)
+_BEGINNING = re.compile(r"([A-E])(?:\.\s|\.?$|\n)")
+_STATEMENT = re.compile(r"The answer is ([A-Z])\b")
 
 
 def score(predictions: Mapping[str, str | int], problems: Mapping[str, Problem]) -> ScienceQAReport:
@@ -180,7 +181,9 @@ def _check_ids(predictions: Mapping[str, Any], problems: Mapping[str, Any]) -> N
         raise ExcitorError("there are no problems to score")
     unknown = [pid for pid in predictions if pid not in problems]
     if unknown:
-        raise ExcitorError(f"{len(unknown)} predictions are for unknown problem ids: {some(unknown)}")
+        raise ExcitorError(
+            f"{len(unknown)} of {len(predictions)} predictions are for unknown problem ids: {some(unknown)}"
+        )
     missing = [pid for pid in problems if pid not in predictions]
     if missing:
         raise ExcitorError(

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from excitor.errors import ExcitorError
-from excitor.evaluate.json_file import read_json, some
+from excitor.evaluate.json_file import read_json
+from excitor.evaluate.names import some
 from excitor.evaluate.scienceqa import GRADES, LETTERS, SUBJECTS, Problem
 
 

@@ -30,7 +30,8 @@ class ScienceQA:
 
     A question with an image is asked only with a caption in place of the image, if wanted; else it is counted. An
     answer from which no choice can be read has failed: it is counted and is wrong. So is a question that leaves no
-    room for the longest answer in the model's context.
+    room for the longest answer in the model's context. After examples, an answer ends with its line, as in the
+    official code: examples are answered in one line, and a model that copies them goes on with questions of its own.
 
     Args:
         folder: Holds ``problems.json``, or one ``problems*.json[.gz]``, and ``pid_splits.json``.
@@ -124,7 +125,7 @@ class ScienceQA:
             template=self.template,
         )
         return {
-            subject: [_item(pid, problem, said[pid]) for pid, problem in self.problems.items()]
+            subject: [_item(pid, problem, self._whole_answer(said[pid])) for pid, problem in self.problems.items()]
             for subject, said in replies.items()
         }
 
@@ -167,6 +168,9 @@ class ScienceQA:
         if too_long := sum(item["reply"] is None for item in next(iter(items.values()))):
             notes.append(f"{too_long:,} questions were too long for the context and count as failed.")
         return f"{markdown_table(('%', *COLUMNS, 'correct', 'FAILED'), rows)}\n\n{' '.join(notes)}"
+
+    def _whole_answer(self, reply: str | None) -> str | None:
+        return reply.partition("\n")[0] if reply and self.shots else reply
 
     def _examples(self, problems: dict[str, Problem], splits: Path) -> list[str]:
         if not self.shots:

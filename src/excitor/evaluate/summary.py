@@ -39,8 +39,10 @@ def summary_table(metrics: Metrics) -> Table:
     view = Table(box=SIMPLE, caption="In brackets: 95 % bootstrap interval over items.", caption_justify="left")
     for place, heading in enumerate(headings):
         view.add_column(heading, justify="right" if place > 1 else "left", overflow="fold")
-    for row in rows:
-        view.add_row(*row)
+    last = None
+    for task, *cells in rows:
+        view.add_row("" if task == last else task, *cells)
+        last = task
     return view
 
 
@@ -64,9 +66,8 @@ def markdown_page(results: Results, metrics: Metrics, sections: Mapping[str, str
         parts += [f"### {task}", section]
         if task in plots:
             parts.append(f"![{task}]({plots[task]})")
-    versions = ", ".join(f"{name} {version}" for name, version in results["environment"]["versions"].items())
     sources = ", ".join(f"{name}: `{source}`" for name, source in results["subjects"].items())
-    parts.append(f"{sources}. Measured with {versions}.")
+    parts += [f"{sources}. {_origins(results)}", f"```\n{results['command']}\n```"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -84,6 +85,17 @@ def update_card(path: Path, section: str) -> None:
     path.write_text(f"{before}{gap}{BEGIN}\n{section}{END}{after or chr(10)}", encoding="utf-8")
 
 
+def _origins(results: Results) -> str:
+    """What was measured with which versions: tasks may have been done at different times."""
+    tasks: dict[str, list[str]] = {}
+    for name, task in results["tasks"].items():
+        versions = task["measured"]["environment"]["versions"]
+        tasks.setdefault(", ".join(f"{package} {version}" for package, version in versions.items()), []).append(name)
+    if len(tasks) == 1:
+        return f"Measured with {next(iter(tasks))}."
+    return " ".join(f"Measured with {versions}: {', '.join(names)}." for versions, names in tasks.items())
+
+
 def _cells(metrics: Metrics) -> tuple[list[str], Iterator[list[str]]]:
     subjects = list(dict.fromkeys(subject for own in metrics.values() for subject in own))
     return ["task", "metric", *subjects], _rows(metrics, subjects)
@@ -91,7 +103,8 @@ def _cells(metrics: Metrics) -> tuple[list[str], Iterator[list[str]]]:
 
 def _rows(metrics: Metrics, subjects: list[str]) -> Iterator[list[str]]:
     for task, own in metrics.items():
-        for name in dict.fromkeys(name for found in own.values() for name in found):
+        # the base has no changes: another subject's order puts each beside what has changed
+        for name in dict.fromkeys(name for found in [*own.values()][::-1] for name in found):
             found = [own[subject].get(name) for subject in subjects]
             unit = next(metric.unit for metric in found if metric)
             cells = [show(metric, signed=" change" in name) if metric else "" for metric in found]

@@ -43,7 +43,11 @@ def test_text_is_taken_as_it_stands(folder):
         ("test/astronomy_test.csv", "q,a,b,c,d,A\n  ,a,b,c,d,A\n", r"row 2: the question is empty"),
         ("dev/management_dev.csv", "question,A,B,C,D,answer\n", r"management_dev.csv, row 1: the answer must be"),
         ("test/management_test.csv", "", r"management_test.csv has no rows"),
-        ("test/management_test.csv", 'q,"a,b\n', r"management_test.csv could not be read: unexpected end of data"),
+        (
+            "test/management_test.csv",
+            'q,a,b,c,d,A\nq,"a,b\n',
+            r"management_test.csv, row 2 could not be read: unexpected end of data",
+        ),
         ("test/astrology_test.csv", "q,a,b,c,d,A\n", r"MMLU has no topic 'astrology'. Did you mean 'astronomy'"),
     ],
 )

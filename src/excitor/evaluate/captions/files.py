@@ -6,7 +6,8 @@ from typing import Any
 
 from excitor.errors import ExcitorError
 from excitor.evaluate.captions.tokenizer import tokenize
-from excitor.evaluate.json_file import read_json, some
+from excitor.evaluate.json_file import read_json
+from excitor.evaluate.names import some
 
 
 LAYOUTS = """expected one of
@@ -31,8 +32,9 @@ def read_pair(
         ExcitorError: A file cannot be read or has another layout, a caption is no text or has no words, an image has
             two captions in ``results``, or images stand in one of the files only.
     """
-    candidates, references = read_candidates(results), read_references(annotations)
-    unknown = [image for image in candidates if image not in references]
+    candidates, places = _read_candidates(results)
+    references = _read_references(annotations)
+    unknown = [f"{image} ({places[image]})" for image in candidates if image not in references]
     if unknown:
         raise ExcitorError(
             f"{results}: {len(unknown)} of {len(candidates)} captioned images have no references in {annotations}: "
@@ -47,12 +49,8 @@ def read_pair(
     return candidates, {image: references[image] for image in candidates}
 
 
-def read_candidates(path: Path) -> dict[str, Words]:
-    """The words of the one caption of each image.
-
-    Raises:
-        ExcitorError: See :func:`read_references`; or an image has a second caption.
-    """
+def _read_candidates(path: Path) -> tuple[dict[str, Words], dict[str, str]]:
+    """The words of the one caption of each image, and where in the file it stands."""
     candidates: dict[str, Words] = {}
     places: dict[str, str] = {}
     for place, image, words in _read(path):
@@ -61,15 +59,11 @@ def read_candidates(path: Path) -> dict[str, Words]:
                 f"{path}, {place}: image {image} has a caption already, in {places[image]}; a result has one an image"
             )
         candidates[image], places[image] = words, place
-    return candidates
+    return candidates, places
 
 
-def read_references(path: Path) -> dict[str, list[Words]]:
-    """The words of all captions of each image.
-
-    Raises:
-        ExcitorError: The file cannot be read or has another layout, or a caption is no text or has no words.
-    """
+def _read_references(path: Path) -> dict[str, list[Words]]:
+    """The words of all captions of each image."""
     references: dict[str, list[Words]] = {}
     for _, image, words in _read(path):
         references.setdefault(image, []).append(words)

@@ -11,6 +11,7 @@ from datasets import Dataset, load_dataset
 
 from excitor.errors import ExcitorError
 from excitor.evaluate.mmlu.topics import CATEGORY_OF
+from excitor.evaluate.names import some
 
 
 LETTERS = "ABCD"
@@ -83,13 +84,16 @@ def _from_folder(folder: Path, split: str, wanted: Sequence[str] | None) -> list
 
 
 def _read_csv(path: Path) -> list[Question]:
+    rows: list[list[str]] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file, strict=True))
+            rows.extend(csv.reader(file, strict=True))  # what was read before an error stays
     except FileNotFoundError:
-        present = ", ".join(sorted(other.name for other in path.parent.glob("*.csv"))[:5])
-        raise ExcitorError(f"{path} is missing (the folder holds {present or 'no CSV files'}, ...).") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        present = some(sorted(other.name for other in path.parent.glob("*.csv"))) or "no CSV files"
+        raise ExcitorError(f"{path} is missing (the folder holds {present}).") from None
+    except csv.Error as error:
+        raise ExcitorError(f"{path}, row {len(rows) + 1} could not be read: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
         raise ExcitorError(f"{path} could not be read: {error}") from error
     return _checked(((f"{path}, row {number}", row) for number, row in enumerate(rows, 1)), str(path))
 

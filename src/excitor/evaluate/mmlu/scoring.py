@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from excitor.evaluate.mmlu.prompts import Letters, Prompt, count_shared
+from excitor.evaluate.parallel import merge, share
 
 
 # Layers that hold keys and values only.
@@ -46,30 +47,34 @@ def score_letters(
     """Log-likelihoods of the letters after each prompt.
 
     Prompts with equally many examples are run together, sorted by length. The tokens with which all of them start are
-    read once; the rest continues from their keys and values.
+    read once; the rest continues from their keys and values. Several processes share the batches.
 
     Args:
         model: A causal language model of transformers, with or without PEFT, in evaluation mode.
         prompts: Those of one topic.
         letters: The tokens to score.
         batch_size: Prompts in a batch, at most.
-        advance: Told the number of prompts in each finished batch.
+        advance: Told the number of prompts in each finished batch of this process.
 
     Returns:
         fp32 ``[prompts, 4]`` on the CPU.
     """
-    scores = torch.empty(len(prompts), len(letters.tokens))
+    found: dict[int, Tensor] = {}
     order = sorted(range(len(prompts)), key=lambda place: (*_kind(prompts[place]), -len(prompts[place].ids)))
     for _, group in groupby(order, key=lambda place: _kind(prompts[place])):
         places = list(group)
-        ids = [prompts[place].ids for place in places]
-        prefix = _read_prefix(model, ids[0][: count_shared(ids)]) if len(ids) > 1 else None
+        batches = share([places[start : start + batch_size] for start in range(0, len(places), batch_size)])
+        if not batches:
+            continue
+        shared = count_shared([prompts[place].ids for place in places])
+        prefix = _read_prefix(model, prompts[places[0]].ids[:shared]) if len(places) > 1 else None
         skip = 0 if prefix is None else prefix.get_seq_length()
-        for start in range(0, len(ids), batch_size):
-            rows = [row[skip:] for row in ids[start : start + batch_size]]
-            scores[places[start : start + batch_size]] = _score(model, rows, prefix, skip, letters)
+        for batch in batches:
+            rows = [prompts[place].ids[skip:] for place in batch]
+            found |= zip(batch, _score(model, rows, prefix, skip, letters), strict=True)
             advance(len(rows))
-    return scores
+    found = merge(found)
+    return torch.stack([found[place] for place in range(len(prompts))])
 
 
 def _kind(prompt: Prompt) -> tuple[int, bool]:

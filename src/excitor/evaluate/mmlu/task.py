@@ -17,7 +17,7 @@ from excitor.evaluate.mmlu.prompts import Prompt, block, encode_letters, encode_
 from excitor.evaluate.mmlu.questions import LETTERS, Topic, read_topics
 from excitor.evaluate.mmlu.scoring import score_letters
 from excitor.evaluate.mmlu.tables import report
-from excitor.evaluate.parallel import gather, share
+from excitor.evaluate.parallel import this_process
 from excitor.evaluate.task import Item, Subject
 
 
@@ -85,10 +85,10 @@ class Mmlu:
                 encode_topic(topic, tokenizer, self.letters, shots=self.shots, context=context), 1
             )
         ]
-        mine = [questions[place] for place in share(len(questions))]
-        bar = progress.add_task("MMLU", total=len(subjects) * len(mine))
+        bar = progress.add_task("MMLU", total=len(subjects) * len(questions))
+        processes = this_process().num_processes
         return {
-            subject.name: gather(self._answer(subject, mine, lambda count: progress.advance(bar, count)))
+            subject.name: self._answer(subject, questions, lambda count: progress.advance(bar, count * processes))
             for subject in subjects
         }
 
