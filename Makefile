@@ -7,13 +7,17 @@ READY := .venv/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check fix bench clean
+.PHONY: demo test test-peft check fix bench clean
 
 demo: $(READY)
 	$(BIN)/excitor demo
 
 test: $(READY)
 	$(BIN)/pytest -n auto
+
+# PEFT's own tests, fetched from PyPI into a cache folder.
+test-peft: $(READY)
+	$(BIN)/python scripts/peft_suite
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -91,8 +91,9 @@ def test_every_own_field_has_a_help_text() -> None:
 def test_the_documentation_shows_every_field() -> None:
     """The table in docs/configuration.md is the metadata of the fields; on a mismatch, paste what is expected."""
     inherited = {field.name for field in dataclasses.fields(peft.PeftConfig)}
+    defaults = ExcitorConfig()
     expected = "".join(
-        f"| `{field.name}` | `{field.default}` | {field.metadata['help']} |\n"
+        f"| `{field.name}` | `{getattr(defaults, field.name)}` | {field.metadata['help']} |\n"
         for field in dataclasses.fields(ExcitorConfig)
         if field.name not in inherited
     )

@@ -139,12 +139,6 @@ def test_a_plain_module_counts_as_one_head_unless_told(llama) -> None:
     assert next(iter(excitor_layers(model).values())).num_heads == 4
 
 
-def test_a_batch_of_mixed_adapters_is_refused_not_ignored(llama) -> None:
-    model = get_peft_model(llama, ExcitorConfig())
-    with pytest.raises(ExcitorError, match="adapter_names"):
-        model(TOKENS, adapter_names=["default", "__base__"])
-
-
 def test_modules_to_save_are_trained_and_saved(llama, tmp_path) -> None:
     from peft import PeftModel
 

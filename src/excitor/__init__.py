@@ -18,6 +18,7 @@ if "excitor_cli" not in sys.modules:
     from .model import ExcitorModel  # isort: skip  (registers the method)
     from .checkpoint import load_adapter, save_adapter
     from .config import ExcitorConfig
+    from .hotswap import hotswap_adapter
     from .layer import ExcitorLayer, gates, set_strength
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ExcitorLayer",
     "ExcitorModel",
     "gates",
+    "hotswap_adapter",
     "load_adapter",
     "save_adapter",
     "set_strength",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+PICKLE_FILE = "adapter_model.bin"
 
 
 def save_adapter(model: PeftModel, directory: str | os.PathLike[str], adapter_name: str = "default") -> None:
@@ -147,11 +148,21 @@ def read_adapter_config(directory: str) -> PeftConfig:
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
         raise ExcitorError(f"{directory} is no adapter folder: it has no {CONFIG_FILE} (it holds {found}).")
     if path.is_dir() and not (path / WEIGHTS_FILE).exists():
+        if (path / PICKLE_FILE).exists():
+            raise ExcitorError(
+                f"{directory} holds {PICKLE_FILE}, a pickle, and {WEIGHTS_FILE} alone is read here: "
+                "load it with PeftModel.from_pretrained, which reads both, and write it anew with save_pretrained."
+            )
         raise ExcitorError(f"{directory} has no {WEIGHTS_FILE}: the adapter was not saved to its end.")
+    nameless = ExcitorError(f"{path / CONFIG_FILE} does not say which PEFT method it is for: it has no peft_type.")
     try:
-        return PeftConfig.from_pretrained(directory)
+        config = PeftConfig.from_pretrained(directory)
     except json.JSONDecodeError as error:
         raise ExcitorError(f"{path / CONFIG_FILE} is not valid JSON: {error}.") from error
+    except TypeError as error:  # PEFT's, where there are fields that belong to some method
+        if "peft_type" not in str(error):
+            raise
+        raise nameless from error
     except KeyError as error:
         raise ExcitorError(f"{path / CONFIG_FILE} names no PEFT method this installation knows: {error}.") from error
     except (OSError, ValueError) as error:
@@ -160,3 +171,6 @@ def read_adapter_config(directory: str) -> PeftConfig:
         raise ExcitorError(
             f"{directory} is neither an adapter folder nor an adapter within reach on the hub."
         ) from error
+    if config.peft_type is None:
+        raise nameless
+    return config

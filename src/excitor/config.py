@@ -1,10 +1,12 @@
 """The configuration of the method: what PEFT stores in adapter_config.json."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from peft import PeftConfig, PeftType
+from peft.utils.other import get_pattern_key
 
 from .errors import ExcitorError
 
@@ -93,8 +95,21 @@ class ExcitorConfig(PeftConfig):
     layers_pattern: list[str] | str | None = field(
         default=None, metadata={"help": "Name of the list of layers inside the model, where layer indices are used."}
     )
+    rank_pattern: dict[str, int] = field(
+        default_factory=dict[str, int],
+        metadata={"help": "Other ranks for some layers: endings of module names or regular expressions to r."},
+    )
+    num_prompts_pattern: dict[str, int] = field(
+        default_factory=dict[str, int], metadata={"help": "Other numbers of prompts for some layers, likewise."}
+    )
     modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "Further modules to train in full and save with the adapter."}
+    )
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens whose embeddings to train and save with the adapter; by embedding's name, if named."
+        },
     )
     init_weights: bool | str = field(
         default="identity",
@@ -113,10 +128,22 @@ class ExcitorConfig(PeftConfig):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
             self.exclude_modules = set(self.exclude_modules)
+        if self.target_modules == "all-linear":
+            raise ExcitorError(
+                "target_modules='all-linear' would treat every linear layer as a key projection, values among them: "
+                "leave target_modules out, or name the layers that make the attention keys."
+            )
         _check_count("r", self.r, 1)
         _check_count("num_local_prompts", self.num_local_prompts, 0)
         # Local prompts alone are a method too; no prompts at all are none.
         _check_count("num_prompts", self.num_prompts, 0 if self.num_local_prompts else 1)
+        _check_pattern("rank_pattern", self.rank_pattern, 1)
+        _check_pattern("num_prompts_pattern", self.num_prompts_pattern, 0 if self.num_local_prompts else 1)
+        if self.num_prompts_pattern and self.generator == "mlp":
+            raise ExcitorError(
+                "num_prompts_pattern needs generator='table': an MLP makes the prompts of every layer from one set of "
+                "seed embeddings, so all layers have the same number."
+            )
         if self.top_layers is not None:
             _check_count("top_layers", self.top_layers, 1)
         if self.head_dim is not None:
@@ -130,10 +157,16 @@ class ExcitorConfig(PeftConfig):
         _check_number("gate_init", self.gate_init)
         _check_number("gate_init_std", self.gate_init_std, at_least=0)
         self._check_identity()
-        if isinstance(self.target_modules, str) and (self.layers_to_transform is not None or self.top_layers):
+        by_index = self.layers_to_transform is not None or self.top_layers is not None
+        if isinstance(self.target_modules, str) and (by_index or self.layers_pattern):
             raise ExcitorError(
-                "target_modules is a regular expression, which selects layers by itself: "
-                "leave out top_layers and layers_to_transform, or give target_modules as a list of names."
+                "target_modules is a regular expression, which selects layers by itself: leave out top_layers, "
+                "layers_to_transform and layers_pattern, or give target_modules as a list of names."
+            )
+        if self.layers_pattern and not by_index:
+            raise ExcitorError(
+                "layers_pattern says where layer indices are found, but there are none: "
+                "set layers_to_transform or top_layers too."
             )
 
     def _check_identity(self) -> None:
@@ -147,6 +180,20 @@ class ExcitorConfig(PeftConfig):
                 "init_weights='identity' needs gates that are not zero, or nothing would ever learn: set gate_init "
                 "to 1, or init_weights to True to start with closed gates."
             )
+
+    def of_layer(self, module_name: str) -> "ExcitorConfig":
+        """The configuration for one layer, ``rank_pattern`` and ``num_prompts_pattern`` resolved.
+
+        Args:
+            module_name: Of the key projection, as in ``model.named_modules()``. The first pattern that matches its
+                end counts, as in LoRA.
+        """
+        changes = {
+            name: pattern[key]
+            for name, pattern in (("r", self.rank_pattern), ("num_prompts", self.num_prompts_pattern))
+            if (key := get_pattern_key(list(pattern), module_name)) in pattern
+        }
+        return replace(self, **changes) if changes else self
 
     @classmethod
     def paper(cls, **changes: Any) -> "ExcitorConfig":
@@ -171,6 +218,17 @@ class ExcitorConfig(PeftConfig):
 def _check_count(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ExcitorError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+
+
+def _check_pattern(name: str, pattern: object, least: int) -> None:
+    if not isinstance(pattern, dict):
+        raise ExcitorError(f"{name} must map module names or regular expressions to whole numbers, got {pattern!r}.")
+    for key, value in cast(dict[object, object], pattern).items():
+        try:
+            re.compile(cast(str, key))
+        except (re.error, TypeError) as error:
+            raise ExcitorError(f"{name} has {key!r}, which is no regular expression: {error}.") from error
+        _check_count(f"{name}[{key!r}]", value, least)
 
 
 def _check_number(name: str, value: object, above: float = -math.inf, at_least: float = -math.inf) -> None:

@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from .config import ExcitorConfig
 from .errors import ExcitorError
 from .generator import PromptGenerator, PromptMLP, PromptTable
+from .mixed_batch import by_row
 from .placement import InProjection, Placement
 from .processor import PromptProcessor
 
@@ -104,24 +105,47 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         self.excitor_generator[adapter_name] = generator
         self.excitor_processor[adapter_name] = processor
         self.excitor_strength[adapter_name] = 1.0
-        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self._move_adapter_to_device_of_base_layer(adapter_name, keep_dtype=False)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Output of the base layer for ``(..., C)``, in its dtype, with the terms where ``placement`` has them."""
-        return self.placement.leave(self.base_layer(x, *args, **kwargs), self._terms(x))
+    def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
+        """Output of the base layer for ``(..., C)``, in its dtype, with the terms where ``placement`` has them.
 
-    def _terms(self, x: Tensor) -> list[Tensor]:
+        ``adapter_names`` gives each row of the batch its own adapter, see :mod:`excitor.mixed_batch`.
+        """
+        return self.placement.leave(self.base_layer(x, *args, **kwargs), self._terms(x, adapter_names))
+
+    def _terms(self, x: Tensor, adapter_names: list[str] | None) -> list[Tensor]:
         """Terms of the adapters at work, ``(..., G * d)``."""
         if self.disable_adapters:
             return []
-        terms = []
-        for name in self.active_adapters:
-            strength = self.excitor_strength.get(name, 0.0)
-            if strength != 0:  # adding zeros could still change the sign of a zero: at strength 0 the base is exact
-                term = self.term(name, x)
-                terms.append(term if strength == 1 else strength * term)
-        return terms
+        # Adding zeros could still change the sign of a zero: at strength 0 the base is exact.
+        at_work = [name for name, strength in self.excitor_strength.items() if strength != 0]
+        if adapter_names is not None:
+            return by_row(self._strong_term, x, [name if name in at_work else None for name in adapter_names])
+        return [self._strong_term(name, x) for name in self.active_adapters if name in at_work]
+
+    def _strong_term(self, adapter_name: str, x: Tensor) -> Tensor:
+        """The term of one adapter at its strength."""
+        term, strength = self.term(adapter_name, x), self.excitor_strength[adapter_name]
+        return term if strength == 1 else strength * term
+
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None, keep_dtype: bool = True
+    ) -> None:
+        """Move one adapter to the base layer's device, and with ``keep_dtype=False`` cast it to the base's dtype.
+
+        PEFT calls this for an adapter that was loaded onto the meta device. Casting there, as PEFT's own version does,
+        would round its fp32 masters to the dtype of a half-precision base.
+        """
+        if not keep_dtype:
+            super()._move_adapter_to_device_of_base_layer(adapter_name, device)
+            return
+        device = device or self._get_base_layer_device_and_dtype(self.get_base_layer())[0]
+        for part in self.adapter_layer_names:
+            modules = getattr(self, part)
+            if adapter_name in modules and not any(p.is_meta for p in modules[adapter_name].parameters()):
+                modules[adapter_name].to(device)
 
     def parts(self, adapter_name: str) -> tuple[PromptGenerator, PromptProcessor]:
         """Generator and processor of one adapter."""
@@ -186,18 +210,27 @@ def excitor_layers(model: nn.Module) -> dict[str, ExcitorLayer]:
     return layers
 
 
-def set_strength(model: nn.Module, strength: float) -> None:
-    """Scale the gates of the active adapters: 0 is the base model bit for bit, 1 the adapter as it was trained.
+def set_strength(model: nn.Module, strength: float, adapter_name: str | None = None) -> None:
+    """Scale the gates of an adapter: 0 is the base model bit for bit, 1 the adapter as it was trained.
+
+    Args:
+        model: The adapted model.
+        strength: The factor.
+        adapter_name: Which adapter; all active ones when not given.
 
     Raises:
-        ExcitorError: ``strength`` is negative or not finite, or the model has no Excitor adapter.
+        ExcitorError: ``strength`` is negative or not finite, or the model has no Excitor adapter (of this name).
     """
     if not 0 <= strength < float("inf"):
         raise ExcitorError(
             f"strength must be a finite number of at least 0 (0 = base, 1 = as trained), got {strength}."
         )
-    for layer in excitor_layers(model).values():
-        for name in layer.active_adapters:
+    layers = excitor_layers(model).values()
+    known = {name: None for layer in layers for name in layer.excitor_strength}
+    if adapter_name is not None and adapter_name not in known:
+        raise ExcitorError(f"there is no adapter {adapter_name!r} on this model; known are: {', '.join(known)}.")
+    for layer in layers:
+        for name in layer.active_adapters if adapter_name is None else [adapter_name]:
             if name in layer.excitor_strength:
                 layer.excitor_strength[name] = float(strength)
 

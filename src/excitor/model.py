@@ -1,17 +1,21 @@
 """The PEFT tuner: chooses the key projections of a model and adapts them."""
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from .config import ExcitorConfig
 from .errors import ExcitorError
 from .families import FAMILIES
+from .generator import PromptMLP
 from .keys import in_text_part, place, text_config
 from .layer import NO_MERGE, ExcitorLayer, excitor_layers
+from .mixed_batch import mixed_batch
 from .registration import register
 
 
@@ -70,6 +74,7 @@ class ExcitorModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        peft_config = peft_config.of_layer(current_key)
         if isinstance(target, ExcitorLayer):
             target.update_layer(adapter_name, peft_config, self._seeds(adapter_name))
             return
@@ -87,17 +92,64 @@ class ExcitorModel(BaseTuner):
                 return getattr(module.excitor_generator[adapter_name], "seeds", None)
         return None
 
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """As in PEFT, which calls this last whenever an adapter was made or loaded."""
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        seeds = self._seeds(adapter_name)
+        for layer in self.model.modules():
+            if isinstance(layer, ExcitorLayer) and adapter_name in layer.excitor_generator:
+                if not autocast_adapter_dtype:
+                    layer._move_adapter_to_device_of_base_layer(adapter_name, keep_dtype=False)
+                generator, _ = layer.parts(adapter_name)
+                if isinstance(generator, PromptMLP) and seeds is not None:
+                    generator.seeds = seeds  # casting, and loading from the meta device, gave each layer a copy
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Make one adapter active, or several at once: their terms on the keys add.
+
+        Args:
+            adapter_name: One name or several.
+            inference_mode: Leave what is activated frozen.
+
+        Raises:
+            ExcitorError: There is no adapter of a name.
+        """
+        names = [adapter_name] if isinstance(adapter_name, str) else adapter_name
+        if unknown := [name for name in names if name not in self.peft_config]:
+            raise ExcitorError(f"there is no adapter {unknown[0]!r}; known are: {', '.join(self.peft_config)}.")
+        super().set_adapter(adapter_name, inference_mode)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete an adapter; if none is active then, the first that is left becomes so."""
+        super().delete_adapter(adapter_name)
+        # PEFT takes over what is active on the first adapted layer, which may have had this adapter alone.
+        if self.peft_config and not self.active_adapters:
+            name, config = next(iter(self.peft_config.items()))
+            self.set_adapter(name, inference_mode=config.inference_mode)
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Raise: what LoRA does to weights has no counterpart here, and needs none."""
+        raise ExcitorError(
+            "Excitor adapters cannot be combined into a new one, as their terms are no matrices. Their weighted sum "
+            "is what several active ones give: model.base_model.set_adapter([a, b]), then "
+            "excitor.set_strength(model, weight, a) for each."
+        )
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """As in PEFT, which warns of entries of ``rank_pattern`` alone that fit no layer."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        pattern = cast(ExcitorConfig, self.peft_config[adapter_name]).num_prompts_pattern
+        found = {get_pattern_key(list(pattern), name) for name in self.targeted_module_names}
+        if unused := sorted(pattern.keys() - found):
+            warnings.warn(f"num_prompts_pattern matched no adapted layer with {unused}.", RuntimeWarning, stacklevel=2)
+
     def _check_merge_allowed(self) -> None:
         raise ExcitorError(NO_MERGE)
 
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> AbstractContextManager[None]:
-        """PEFT's hook around every forward; it would drop ``adapter_names`` in silence otherwise."""
-        if kwargs.get("adapter_names") is not None:
-            raise ExcitorError(
-                "adapter_names (a different adapter per row) is not supported: "
-                "call set_adapter(name) and run the rows of each adapter in a batch of their own."
-            )
-        return nullcontext()
+        """PEFT's hook around every call of ``forward`` and ``generate``."""
+        names = kwargs.get("adapter_names")
+        return nullcontext() if names is None else mixed_batch(self, ExcitorLayer, self.peft_config, names, kwargs)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
