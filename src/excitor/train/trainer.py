@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
+from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback, set_seed
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -85,7 +85,7 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         use_cpu=not torch.accelerator.is_available(),  # lets bf16 be tried on a CPU
         bf16=arguments.precision == "bf16",
         fp16=arguments.precision == "fp16",
-        activation_checkpointing=arguments.gradient_checkpointing,
+        gradient_checkpointing=arguments.gradient_checkpointing,
         seed=arguments.seed,
         max_length=arguments.max_length,
         packing=arguments.packing,
@@ -101,6 +101,7 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         disable_tqdm=True,
         report_to="none",
     )
+    set_seed(arguments.seed)  # the adapter starts at random: older versions of TRL seed only after making it
     trainer = PreservingTrainer(
         model=AutoModelForCausalLM.from_pretrained(str(arguments.model), dtype=_DTYPES[arguments.precision]),
         args=settings,
