@@ -6,6 +6,7 @@ from typing import Any
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from .config import ExcitorConfig
 from .errors import ExcitorError
@@ -78,6 +79,10 @@ class ExcitorModel(BaseTuner):
             if isinstance(module, ExcitorLayer) and adapter_name in module.excitor_generator:
                 return getattr(module.excitor_generator[adapter_name], "seeds", None)
         return None
+
+    def _post_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+        if isinstance(model, PreTrainedModel):
+            model.add_model_tags("excitor")  # all that PEFT lets a method say in the model card that it writes
 
     def _check_merge_allowed(self) -> None:
         raise ExcitorError(NO_MERGE)
