@@ -73,6 +73,12 @@ class ExcitorModel(BaseTuner):
             layer.requires_grad_(False)  # a further adapter does not train before it is activated
         self._replace_module(parent, target_name, layer, target)
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(child, ExcitorLayer):  # unloading; PEFT would ask for a weight, which GPTQ's layers do not have
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
+
     def _seeds(self, adapter_name: str) -> nn.Parameter | None:
         """Seed embeddings of the layers adapted so far: all layers share one set."""
         for module in self.model.modules():

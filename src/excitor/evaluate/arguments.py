@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from excitor.arguments import Arguments
+from excitor.arguments import Arguments, bits_faults
 from excitor.evaluate.bars import BARS
 
 
@@ -89,6 +89,12 @@ class EvalArguments(Arguments):
     precision: str = field(
         default="auto", metadata={"help": f"{', '.join(PRECISIONS)}; auto is how the base is stored."}
     )
+    load_in_4bit: bool | None = field(
+        default=None, metadata={"help": "Load models in 4 bits (NF4); as the adapters were trained if not given."}
+    )
+    load_in_8bit: bool | None = field(
+        default=None, metadata={"help": "Load models in 8 bits (LLM.int8); likewise. Both need excitor[quantised]."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the text that the base writes."})
 
     max_forgetting: float | None = field(default=None, metadata={"help": BARS["max_forgetting"].help})
@@ -115,6 +121,7 @@ class EvalArguments(Arguments):
         if self.precision not in PRECISIONS:
             yield f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}."
         yield from self._is_folder("out")
+        yield from bits_faults(self.load_in_4bit, self.load_in_8bit)
         for name, limit in self.limits.items():
             bar = BARS[name]
             if not math.isfinite(limit):

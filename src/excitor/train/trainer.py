@@ -9,12 +9,13 @@ from typing import Any, cast
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from excitor.errors import ExcitorError
 from excitor.preservation.regularizer import Preservation
+from excitor.quantised import chosen_bits, load_base
 from excitor.train.prepare import Job
 
 
@@ -69,9 +70,10 @@ class PreservingTrainer(SFTTrainer):
 def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTrainer:
     """Load the base model, put the adapter on it and hand both to TRL.
 
-    The base is loaded in the run's precision; the adapter is trained in fp32 under autocast.
+    The base is loaded in the run's precision, or in 4 or 8 bits; the adapter is trained in fp32 under autocast.
     """
     arguments = job.arguments
+    bits = chosen_bits(arguments.load_in_4bit, arguments.load_in_8bit)
     settings = SFTConfig(
         output_dir=str(arguments.out),
         per_device_train_batch_size=arguments.batch_size,
@@ -103,7 +105,7 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
     )
     set_seed(arguments.seed)  # the adapter starts at random: older versions of TRL seed only after making it
     trainer = PreservingTrainer(
-        model=AutoModelForCausalLM.from_pretrained(str(arguments.model), dtype=_DTYPES[arguments.precision]),
+        model=load_base(str(arguments.model), _DTYPES[arguments.precision], bits),
         args=settings,
         train_dataset=job.train,
         processing_class=job.tokenizer,
@@ -111,6 +113,9 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:  # TRL turns adapters on quantised models into bf16
+            parameter.data = parameter.data.float()
     return trainer
 
 
