@@ -225,7 +225,7 @@ def test_a_base_that_is_quantised_already_is_not_quantised_again(with_bitsandbyt
     config = make_llama().config
     check_bits(8, config)
     config.quantization_config = {"quant_method": "gptq", "bits": 4}
-    with pytest.raises(ExcitorError, match=r"stored quantised already \(gptq\).*no --load-in-8bit"):
+    with pytest.raises(ExcitorError, match=r"stored quantised already \(gptq\).*--no-load-in-8bit"):
         check_bits(8, config)
 
 

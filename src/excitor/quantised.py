@@ -67,7 +67,7 @@ def check_bits(bits: int | None, config: PretrainedConfig) -> None:
         return
     if bits not in BITS:
         raise ExcitorError(f"bits must be 4 or 8, or None for a base in full, got {bits!r}.")
-    instead = f"load it as it is (no --load-in-{bits}bit, or --no-load-in-{bits}bit if an adapter was trained so)"
+    instead = f"load it as it is (--no-load-in-{bits}bit, bits=None in Python)"
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ExcitorError(
             f"Loading {config.name_or_path} in {bits} bits needs bitsandbytes, which is not installed: "
@@ -96,27 +96,27 @@ def load_base(
     """
     if bits is None:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-        return model if device is None else model.to(device)
-    computing = AutoConfig.from_pretrained(source).dtype if dtype == "auto" else dtype
-    model = AutoModelForCausalLM.from_pretrained(
-        source,
-        dtype=dtype,
-        device_map=None if device is None else {"": device},
-        quantization_config=BitsAndBytesConfig(
+        if device is not None:
+            model.to(device)  # pyright: ignore[reportArgumentType]  (a decorated method)
+    else:
+        computing = AutoConfig.from_pretrained(source).dtype if dtype == "auto" else dtype
+        config = BitsAndBytesConfig(
             load_in_4bit=bits == 4,
             load_in_8bit=bits == 8,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=computing,
-        ),
-    )
+        )
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, quantization_config=config, device_map=None if device is None else {"": device}
+        )
     # It tells of its cast to fp16 in every call of every layer.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     for module in model.modules():
-        # On CPUs with AVX-512 BF16 the first forward pass in evaluation mode would repack the weights for a kernel
+        # On CPUs with AVX-512 BF16 the first forward pass in evaluation mode would repack 4-bit weights for a kernel
         # that rounds to bf16 and has no backward pass: an adapter trained after it would get no gradient.
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportArgumentType]
     return model
 
 

@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from importlib.metadata import requires, version
+from typing import Any
 
 from .errors import UnsupportedPeftError
 
@@ -74,8 +75,8 @@ def register(config_cls: type[PeftConfig], model_cls: type[BaseTuner]) -> None:
         register_peft_method(name=NAME.lower(), config_cls=config_cls, model_cls=model_cls, prefix=model_cls.prefix)
     except Exception as error:
         raise _unsupported(error) from error
-    found = [mapping.get(NAME) for mapping in (PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING)]
-    if found != [config_cls, model_cls] or PEFT_TYPE_TO_PREFIX_MAPPING.get(NAME) != model_cls.prefix:
+    tables: list[Any] = [PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING]
+    if [table.get(NAME) for table in tables] != [config_cls, model_cls, model_cls.prefix]:
         raise _unsupported("register_peft_method left the method out of PEFT's tables")
 
 

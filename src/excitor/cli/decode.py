@@ -113,14 +113,17 @@ def load(
     load_in_8bit: bool | None = None,
 ) -> Responder:
     """Loads an adapter on its base, ready to answer; see :func:`load_trained`."""
-    from excitor.quantised import chosen_bits
-
-    bits = chosen_bits(load_in_4bit, load_in_8bit, [adapter])
-    return Responder(*load_trained(adapter, base, strength, bits=bits), decoding)
+    trained = load_trained(adapter, base, strength, load_in_4bit=load_in_4bit, load_in_8bit=load_in_8bit)
+    return Responder(*trained, decoding)
 
 
 def load_trained(
-    adapter: str, base: str | None, strength: float, dtype: str = "auto", bits: int | str | None = "auto"
+    adapter: str,
+    base: str | None,
+    strength: float,
+    dtype: str = "auto",
+    load_in_4bit: bool | None = None,
+    load_in_8bit: bool | None = None,
 ) -> "tuple[PeftModel, PreTrainedTokenizerBase, str]":
     """Loads an adapter on its base, with its tokenizer and the name of the template it was trained with.
 
@@ -134,7 +137,9 @@ def load_trained(
 
     from excitor.checkpoint import load_adapter
     from excitor.layer import set_strength
+    from excitor.quantised import chosen_bits
 
+    bits = chosen_bits(load_in_4bit, load_in_8bit, [adapter])
     model, tokenizer = load_adapter(adapter, base, dtype, bits=bits)
     if strength != 1:  # an adapter of another PEFT method answers too, but has no strength
         set_strength(model, strength)

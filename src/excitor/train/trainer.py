@@ -113,7 +113,7 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
-    for parameter in trainer.model.parameters():
+    for parameter in cast(nn.Module, trainer.model).parameters():
         if parameter.requires_grad:  # TRL turns adapters on quantised models into bf16
             parameter.data = parameter.data.float()
     return trainer
