@@ -111,7 +111,7 @@ def load_adapter(
     model = attach_adapter(load_base(base, dtype, width, device), directory)
     has_tokenizer = (Path(directory) / "tokenizer_config.json").exists()
     tokenizer = AutoTokenizer.from_pretrained(directory if has_tokenizer else base)
-    return model.eval(), tokenizer
+    return model.to(device).eval(), tokenizer
 
 
 def attach_adapter(model: "PreTrainedModel", directory: str) -> PeftModel:

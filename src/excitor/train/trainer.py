@@ -103,9 +103,10 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         disable_tqdm=True,
         report_to="none",
     )
+    base = load_base(str(arguments.model), _DTYPES[arguments.precision], bits)
     set_seed(arguments.seed)  # the adapter starts at random: older versions of TRL seed only after making it
     trainer = PreservingTrainer(
-        model=load_base(str(arguments.model), _DTYPES[arguments.precision], bits),
+        model=base,
         args=settings,
         train_dataset=job.train,
         processing_class=job.tokenizer,
@@ -113,9 +114,10 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
-    for parameter in cast(nn.Module, trainer.model).parameters():
-        if parameter.requires_grad:  # TRL turns adapters on quantised models into bf16
-            parameter.data = parameter.data.float()
+    if getattr(base, "is_quantized", False):  # TRL has turned the adapter into bf16
+        for parameter in cast(nn.Module, trainer.model).parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     return trainer
 
 
