@@ -7,13 +7,27 @@ READY := .venv/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-peft check fix bench clean
+# What must hold with every supported version of peft, transformers and trl: the method, its files, trainers, decoding
+# and the command line. The rest of the suite is about our own numbers.
+CONTRACT := $(wildcard tests/test_*.py) tests/families tests/peft_paths \
+	tests/train tests/preservation tests/cli
+BACKENDS := bitsandbytes torchao optimum-quanto hqq
+
+.PHONY: demo test test-peft test-versions test-quantised check fix bench clean
 
 demo: $(READY)
 	$(BIN)/excitor demo
 
 test: $(READY)
 	$(BIN)/pytest -n auto
+
+test-versions: .venv-oldest/.ready .venv-newest/.ready
+	.venv-oldest/bin/pytest -n auto $(CONTRACT)
+	.venv-newest/bin/pytest -n auto $(CONTRACT)
+
+test-quantised: .venv-quantised/.ready
+	.venv-quantised/bin/python -c 'import bitsandbytes, hqq, optimum.quanto, torchao'
+	.venv-quantised/bin/pytest tests/test_quantised.py tests/train/test_quantised.py tests/test_generation.py
 
 # PEFT's own tests, fetched from PyPI into a cache folder.
 test-peft: $(READY)
@@ -41,5 +55,14 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev]'
 	touch $@
 
+# An environment for each file in constraints/.
+.venv-%/.ready: pyproject.toml constraints/%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet $(TORCH)
+	.venv-$*/bin/pip install --quiet -c constraints/$*.txt -e '.[test]' $(EXTRA)
+	touch $@
+
+.venv-quantised/.ready: EXTRA := $(BACKENDS)
+
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache

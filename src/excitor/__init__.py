@@ -8,13 +8,14 @@ Example::
 
 import sys
 
-from .errors import ExcitorError
+from .errors import ExcitorError, UnsupportedPeftError
 
 
 __version__ = "0.1.0"
 
 # The command line answers --help before torch is imported: see excitor_cli.py.
 if "excitor_cli" not in sys.modules:
+    from . import registration  # isort: skip  # noqa: F401  (looks at PEFT before anything is built on it)
     from .model import ExcitorModel  # isort: skip  (registers the method)
     from .checkpoint import load_adapter, save_adapter
     from .config import ExcitorConfig
@@ -26,6 +27,7 @@ __all__ = [
     "ExcitorError",
     "ExcitorLayer",
     "ExcitorModel",
+    "UnsupportedPeftError",
     "gates",
     "hotswap_adapter",
     "load_adapter",

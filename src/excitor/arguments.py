@@ -46,6 +46,12 @@ class Arguments(ABC):
             yield f"{flag(name)} {path} is a file; it must be a folder."
 
 
+def bits_faults(load_in_4bit: bool | None, load_in_8bit: bool | None) -> Iterator[str]:
+    """The fault of asking for a base in 4 and in 8 bits."""
+    if load_in_4bit and load_in_8bit:
+        yield "--load-in-4bit and --load-in-8bit are two ways to load one base: give one of them."
+
+
 def flag(name: str) -> str:
     """A field as on the command line."""
     return "--" + name.replace("_", "-")

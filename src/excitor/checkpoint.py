@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict, load_peft_weights
@@ -15,11 +15,12 @@ from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.utils.error import NoMatchingPeftModuleError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from . import model as _model  # noqa: F401  (registers the method)
 from .errors import ExcitorError
 from .materialize import materialized
+from .quantised import check_bits, load_base, trained_bits
 
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def load_adapter(
     base: str | None = None,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
+    bits: int | str | None = "auto",
 ) -> "tuple[PeftModel, PreTrainedTokenizerBase]":
     """Load an adapter together with its base model, ready for inference.
 
@@ -84,29 +86,32 @@ def load_adapter(
         base: Base model to use in place of the one the adapter names.
         dtype: Of the base model; ``"auto"`` takes the one it is stored in.
         device: Where to put the model; CUDA when there is one, by default.
+        bits: Load the base in 4 or 8 bits, or in full with None; ``"auto"`` is how ``excitor train`` had loaded it.
 
     Returns:
         The adapted model in evaluation mode, and the tokenizer saved with the adapter, else the base's.
 
     Raises:
-        ExcitorError: The adapter or its base cannot be found, or they do not fit each other.
+        ExcitorError: The adapter or its base cannot be found, they do not fit each other, or the base cannot be loaded
+            in so many bits.
     """
     config = read_adapter_config(directory)
     base = base or config.base_model_name_or_path
     if base is None:
         raise ExcitorError(f"{directory} does not name its base model: say which one it is.")
     try:
-        AutoConfig.from_pretrained(base)
+        base_config = AutoConfig.from_pretrained(base)
     except (OSError, ValueError) as error:
         raise ExcitorError(
             f"the base model {base} of adapter {directory} is neither a folder with a model nor within reach on the "
             f"hub: name the place where it is now. ({str(error).splitlines()[0]})"
         ) from error
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-    model = attach_adapter(model, directory)
+    width = trained_bits(directory) if bits == "auto" else cast(int | None, bits)
+    check_bits(width, base_config)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = attach_adapter(load_base(base, dtype, width, device), directory)
     has_tokenizer = (Path(directory) / "tokenizer_config.json").exists()
     tokenizer = AutoTokenizer.from_pretrained(directory if has_tokenizer else base)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return model.to(device).eval(), tokenizer
 
 

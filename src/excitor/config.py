@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from peft import PeftConfig, PeftType
-from peft.utils.other import get_pattern_key
 
 from .errors import ExcitorError
+from .registration import get_pattern_key
 
 
 GENERATORS = ("table", "mlp")

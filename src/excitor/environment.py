@@ -6,6 +6,7 @@ import platform
 from array import array
 from collections.abc import Iterable
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def describe_machine() -> dict[str, Any]:
     if torch.cuda.is_available():
         hardware["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     versions = {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    if find_spec("bitsandbytes") is not None:
+        versions["bitsandbytes"] = version("bitsandbytes")
     return {"versions": versions, "hardware": hardware}
 
 

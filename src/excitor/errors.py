@@ -7,3 +7,7 @@ class ExcitorError(ValueError):
     The command line prints it without a traceback and leaves with exit code 2. It is a ``ValueError``, so Python
     callers can catch it as they catch PEFT's own configuration errors.
     """
+
+
+class UnsupportedPeftError(ExcitorError, ImportError):
+    """The installed PEFT is not one that this version of excitor can be a method of."""

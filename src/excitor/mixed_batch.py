@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from peft import PeftConfig
-from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from .errors import ExcitorError
+from .registration import AuxiliaryTrainingWrapper
 
 
 BASE = "__base__"  # PEFT's name for a row that is to see the base model

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
-from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from .config import ExcitorConfig
 from .errors import ExcitorError
@@ -16,7 +16,7 @@ from .generator import PromptMLP
 from .keys import in_text_part, place, text_config
 from .layer import NO_MERGE, ExcitorLayer, excitor_layers
 from .mixed_batch import mixed_batch
-from .registration import register
+from .registration import get_pattern_key, register
 
 
 class ExcitorModel(BaseTuner):
@@ -85,6 +85,12 @@ class ExcitorModel(BaseTuner):
             layer.requires_grad_(False)  # a further adapter does not train before it is activated
         self._replace_module(parent, target_name, layer, target)
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(child, ExcitorLayer):  # unloading; PEFT would ask for a weight, which GPTQ's layers do not have
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
+
     def _seeds(self, adapter_name: str) -> nn.Parameter | None:
         """Seed embeddings of the layers adapted so far: all layers share one set."""
         for module in self.model.modules():
@@ -142,6 +148,10 @@ class ExcitorModel(BaseTuner):
         found = {get_pattern_key(list(pattern), name) for name in self.targeted_module_names}
         if unused := sorted(pattern.keys() - found):
             warnings.warn(f"num_prompts_pattern matched no adapted layer with {unused}.", RuntimeWarning, stacklevel=2)
+
+    def _post_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+        if isinstance(model, PreTrainedModel):
+            model.add_model_tags("excitor")  # all that PEFT lets a method say in the model card that it writes
 
     def _check_merge_allowed(self) -> None:
         raise ExcitorError(NO_MERGE)

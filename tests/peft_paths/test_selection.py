@@ -56,7 +56,10 @@ def test_a_pattern_that_fits_no_layer_is_not_ignored_in_silence(field: str) -> N
     ("fields", "message"),
     [
         ({"rank_pattern": {"k_proj": 0}}, r"rank_pattern\['k_proj'\] must be a whole number of at least 1, got 0"),
-        ({"num_prompts_pattern": {"k_proj": 0}, "num_local_prompts": 0}, r"num_prompts_pattern\['k_proj'\] must be .* at least 1, got 0"),
+        (
+            {"num_prompts_pattern": {"k_proj": 0}, "num_local_prompts": 0},
+            r"num_prompts_pattern\['k_proj'\] must be .* at least 1, got 0",
+        ),
         ({"rank_pattern": {"k_proj(": 2}}, r"'k_proj\(', which is no regular expression"),
         ({"rank_pattern": [3]}, r"rank_pattern must map module names"),
         ({"generator": "mlp", "num_prompts_pattern": {"k_proj": 2}}, "needs generator='table'"),

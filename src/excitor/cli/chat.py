@@ -8,6 +8,8 @@ from excitor.cli.decode import (
     Adapter,
     Base,
     Decoding,
+    LoadIn4bit,
+    LoadIn8bit,
     MaxNewTokens,
     Messages,
     Responder,
@@ -38,6 +40,8 @@ def chat(
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
     seed: Seed = 0,
+    load_in_4bit: LoadIn4bit = None,
+    load_in_8bit: LoadIn8bit = None,
 ) -> None:
     """Talk with an adapter.
 
@@ -46,7 +50,8 @@ def chat(
     with contextlib.suppress(ImportError):  # no line editing on Windows
         import readline  # noqa: F401
 
-    responder = load(adapter, base, strength, Decoding(max_new_tokens, temperature, top_p, seed))
+    decoding = Decoding(max_new_tokens, temperature, top_p, seed)
+    responder = load(adapter, base, strength, decoding, load_in_4bit, load_in_8bit)
     typer.secho(COMMANDS, dim=True)
     history: Messages = []
     while True:

@@ -2,13 +2,12 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 
 from excitor.errors import ExcitorError
+from excitor.run_record import read_run
 
 
 if TYPE_CHECKING:
@@ -24,6 +23,10 @@ Strength = Annotated[float, typer.Option(min=0.0, help="Factor on the gates: 0 i
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token; larger is more varied.")]
 TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this total share.")]
+LoadIn4bit = Annotated[
+    bool | None, typer.Option(help="Load the base in 4 bits (NF4); as it was trained on, if not given.")
+]
+LoadIn8bit = Annotated[bool | None, typer.Option(help="Load the base in 8 bits (LLM.int8); likewise.")]
 Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
 
 
@@ -101,13 +104,26 @@ class Responder:
         return encode_prompt(messages, self.tokenizer, self.template)
 
 
-def load(adapter: str, base: str | None, strength: float, decoding: Decoding) -> Responder:
+def load(
+    adapter: str,
+    base: str | None,
+    strength: float,
+    decoding: Decoding,
+    load_in_4bit: bool | None = None,
+    load_in_8bit: bool | None = None,
+) -> Responder:
     """Loads an adapter on its base, ready to answer; see :func:`load_trained`."""
-    return Responder(*load_trained(adapter, base, strength), decoding)
+    trained = load_trained(adapter, base, strength, load_in_4bit=load_in_4bit, load_in_8bit=load_in_8bit)
+    return Responder(*trained, decoding)
 
 
 def load_trained(
-    adapter: str, base: str | None, strength: float, dtype: str = "auto"
+    adapter: str,
+    base: str | None,
+    strength: float,
+    dtype: str = "auto",
+    load_in_4bit: bool | None = None,
+    load_in_8bit: bool | None = None,
 ) -> "tuple[PeftModel, PreTrainedTokenizerBase, str]":
     """Loads an adapter on its base, with its tokenizer and the name of the template it was trained with.
 
@@ -121,10 +137,10 @@ def load_trained(
 
     from excitor.checkpoint import load_adapter
     from excitor.layer import set_strength
+    from excitor.quantised import chosen_bits
 
-    model, tokenizer = load_adapter(adapter, base, dtype)
+    bits = chosen_bits(load_in_4bit, load_in_8bit, [adapter])
+    model, tokenizer = load_adapter(adapter, base, dtype, bits=bits)
     if strength != 1:  # an adapter of another PEFT method answers too, but has no strength
         set_strength(model, strength)
-    run = Path(adapter) / "run.yaml"
-    template = yaml.safe_load(run.read_text(encoding="utf-8"))["template"] if run.exists() else "auto"
-    return model, tokenizer, template
+    return model, tokenizer, read_run(adapter).get("template", "auto")

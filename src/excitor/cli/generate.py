@@ -10,6 +10,8 @@ from excitor.cli.decode import (
     Adapter,
     Base,
     Decoding,
+    LoadIn4bit,
+    LoadIn8bit,
     MaxNewTokens,
     Seed,
     Strength,
@@ -36,13 +38,16 @@ def generate(
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
     seed: Seed = 0,
+    load_in_4bit: LoadIn4bit = None,
+    load_in_8bit: LoadIn8bit = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each instruction.")] = False,
 ) -> None:
     """Answer instructions with an adapter."""
     instructions = [sys.stdin.read().strip() if text == "-" else text for text in instructions]
     if not all(instructions):
         raise ExcitorError("An instruction is empty: there is nothing to answer.")
-    responder = load(adapter, base, strength, Decoding(max_new_tokens, temperature, top_p, seed))
+    decoding = Decoding(max_new_tokens, temperature, top_p, seed)
+    responder = load(adapter, base, strength, decoding, load_in_4bit, load_in_8bit)
     for instruction in instructions:
         messages = [{"role": "user", "content": instruction}]
         voices = {"base": True, "adapter": False} if compare_base else {"adapter": False}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from excitor.cli.decode import Base, Strength, load_trained
+from excitor.cli.decode import Base, LoadIn4bit, LoadIn8bit, Strength, load_trained
 from excitor.errors import ExcitorError
 
 
@@ -37,6 +37,8 @@ def inspect(
     ] = None,
     base: Base = None,
     strength: Strength = 1.0,
+    load_in_4bit: LoadIn4bit = None,
+    load_in_8bit: LoadIn8bit = None,
     layer: Annotated[int | None, typer.Option(help="Layer to show token by token; the most shifted if none.")] = None,
     head: Annotated[int | None, typer.Option(help="Query head of that layer; the most shifted if none.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the numbers as JSON, and pictures.")] = None,
@@ -54,6 +56,7 @@ def inspect(
     _refuse_idle({"--verbatim": verbatim}, prompt, "--prompt")
     _refuse_idle({"--documents": documents}, text, "--text")
     measuring = {"--base": base, "--strength": strength != 1, "--layer": layer, "--head": head, "--out": out}
+    measuring |= {"--load-in-4bit": load_in_4bit is not None, "--load-in-8bit": load_in_8bit is not None}
     _refuse_idle(measuring, prompt if text is None else text, "--prompt or --text")
 
     from rich.console import Console
@@ -75,7 +78,9 @@ def inspect(
 
         if out:
             out.mkdir(parents=True, exist_ok=True)
-        model, tokenizer, template = load_trained(str(directory), base, strength, "float32")
+        model, tokenizer, template = load_trained(
+            str(directory), base, strength, "float32", load_in_4bit, load_in_8bit
+        )
         if prompt is not None:
             chosen = _encode(prompt, tokenizer, "verbatim" if verbatim else template)
         else:

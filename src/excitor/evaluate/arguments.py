@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from excitor.arguments import Arguments, flag
+from excitor.arguments import Arguments, bits_faults, flag
 from excitor.evaluate.bars import BARS
 
 
@@ -96,6 +96,12 @@ class EvalArguments(Arguments):
     precision: str = field(
         default="auto", metadata={"help": f"{', '.join(PRECISIONS)}; auto is how the base is stored."}
     )
+    load_in_4bit: bool | None = field(
+        default=None, metadata={"help": "Load models in 4 bits (NF4); as the adapters were trained if not given."}
+    )
+    load_in_8bit: bool | None = field(
+        default=None, metadata={"help": "Load models in 8 bits (LLM.int8); likewise. Both need excitor[quantised]."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the text that the base writes."})
 
     max_forgetting: float | None = field(default=None, metadata={"help": BARS["max_forgetting"].help})
@@ -136,6 +142,7 @@ class EvalArguments(Arguments):
         if self.precision not in PRECISIONS:
             yield f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}."
         yield from self._is_folder("out")
+        yield from bits_faults(self.load_in_4bit, self.load_in_8bit)
         for name, limit in self.limits.items():
             bar = BARS[name]
             if not math.isfinite(limit):

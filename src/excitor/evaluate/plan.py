@@ -76,6 +76,8 @@ def _define(kind: type, options: dict[str, Any], arguments: EvalArguments, lineu
         "subjects": {name: {"source": source, "files": _weights(source)} for name, source in lineup.sources.items()},
         "precision": arguments.precision,
     }
+    if lineup.bits:
+        definition["bits"] = lineup.bits
     return Planned(kind(**options), json.loads(json.dumps(definition)))
 
 

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -23,6 +21,8 @@ from excitor.evaluate.arguments import EvalArguments
 from excitor.evaluate.names import short_names
 from excitor.evaluate.parallel import this_process
 from excitor.evaluate.task import Subject
+from excitor.quantised import check_bits, chosen_bits, load_base, weight_states
+from excitor.run_record import read_run
 
 
 BASE = "base"
@@ -45,6 +45,8 @@ class Lineup:
     """The same for all: that of the first adapter or model that has one of its own, else the base's."""
     context: int | None
     """Tokens that all subjects can read; None where no configuration says."""
+    bits: int | None = None
+    """In how many bits models are loaded: 4, 8, or None for in full."""
 
     @property
     def sources(self) -> dict[str, str]:
@@ -74,12 +76,12 @@ class Lineup:
         """
         subjects = []
         if self.base:
-            base = _load(self.base, precision)
+            base = _load(self.base, precision, self.bits)
             subjects.append(Subject(BASE, base))
             for name, directory in self.adapters.items():
                 adapted = attach_adapter(_twin(base), directory).to(base.device).eval()
                 subjects.append(Subject(name, adapted, "default"))
-        return subjects + [Subject(name, _load(source, precision)) for name, source in self.models.items()]
+        return subjects + [Subject(name, _load(source, precision, self.bits)) for name, source in self.models.items()]
 
 
 def read_lineup(arguments: EvalArguments) -> Lineup:
@@ -96,6 +98,9 @@ def read_lineup(arguments: EvalArguments) -> Lineup:
             raise ExcitorError(f"{source} is an adapter, not a model: name it with --adapter.")
     configs = [_read_config(source) for source in filter(None, (base, arguments.model))]
     contexts = [getattr(config, "max_position_embeddings", None) for config in configs]
+    bits = chosen_bits(arguments.load_in_4bit, arguments.load_in_8bit, adapters.values())
+    for config in configs:
+        check_bits(bits, config)
     return Lineup(
         base=base,
         adapters=adapters,
@@ -105,6 +110,7 @@ def read_lineup(arguments: EvalArguments) -> Lineup:
             vocabulary=min(config.vocab_size for config in configs),
         ),
         context=min(filter(None, contexts), default=None),
+        bits=bits,
     )
 
 
@@ -114,8 +120,8 @@ def trained_template(adapters: dict[str, str]) -> str:
     Raises:
         ExcitorError: They were trained with different ones.
     """
-    runs = [Path(directory) / "run.yaml" for directory in adapters.values()]
-    found = {yaml.safe_load(run.read_text(encoding="utf-8"))["template"] for run in runs if run.exists()}
+    runs = [read_run(directory) for directory in adapters.values()]
+    found = {run["template"] for run in runs if run}
     if len(found) > 1:
         raise ExcitorError(
             f"The adapters were trained with different templates ({', '.join(sorted(found))}), so no prompt suits all "
@@ -176,13 +182,11 @@ def _read_tokenizer(source: str) -> PreTrainedTokenizerBase | None:
         return None
 
 
-def _load(source: str, precision: str) -> PreTrainedModel:
+def _load(source: str, precision: str, bits: int | None) -> PreTrainedModel:
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=_DTYPES[precision])
+        return load_base(source, _DTYPES[precision], bits, this_process().device).eval()
     except (OSError, ValueError) as error:
         raise ExcitorError(f"{source} could not be loaded: {str(error).splitlines()[0]}") from error
-    model.to(this_process().device)  # pyright: ignore[reportArgumentType]  (a decorated method)
-    return model.eval()
 
 
 def _twin(model: PreTrainedModel) -> PreTrainedModel:
@@ -191,7 +195,8 @@ def _twin(model: PreTrainedModel) -> PreTrainedModel:
     Plain parameters are wrapped anew: a method that replaces weights while it loads (PiSSA keeps what its adapter does
     not hold) then replaces those of the twin.
     """
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    held = [*model.parameters(), *model.buffers(), *weight_states(model)]
+    shared: dict[int, Any] = {id(one): one for one in held}
     for parameter in model.parameters():
         if type(parameter) is nn.Parameter:
             shared[id(parameter)] = nn.Parameter(parameter.data, requires_grad=False)

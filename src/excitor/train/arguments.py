@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from excitor.arguments import Arguments, flag
+from excitor.arguments import Arguments, bits_faults, flag
 from excitor.preservation.weights import LEVELS, Weights, split_weight
 
 
@@ -103,6 +103,12 @@ class TrainArguments(Arguments):
     )
     gradient_checkpointing: bool = field(
         default=False, metadata={"help": "Save memory by computing activations twice."}
+    )
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "Load the base in 4 bits (NF4); needs excitor[quantised]."}
+    )
+    load_in_8bit: bool = field(
+        default=False, metadata={"help": "Load the base in 8 bits (LLM.int8); needs excitor[quantised]."}
     )
     seed: int = field(
         default=0, metadata={"help": "Seed of everything that is random; the same seed gives the same adapter."}
@@ -242,6 +248,7 @@ class TrainArguments(Arguments):
         yield from self._preservation_faults()
         if self.resume and self.overwrite:
             yield "--resume continues the run in --out and --overwrite replaces it: give one of the two."
+        yield from bits_faults(self.load_in_4bit, self.load_in_8bit)
         yield from self._is_folder("out")
 
     def _preservation_faults(self) -> Iterator[str]:

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from excitor.evaluate.report import markdown_table
+from excitor.run_record import RUN_FILE
 from excitor.train.arguments import TrainArguments
-from excitor.train.folder import CURVES_FILE, RUN_FILE
+from excitor.train.folder import CURVES_FILE
 from excitor.train.preserve import verdict
 
 
@@ -70,7 +71,7 @@ def model_card(arguments: TrainArguments, report: dict[str, Any], method: str = 
 
 # {name}
 
-{_introduction(method)} for `{base}`: {parameters["trainable"]:,} parameters,
+{_introduction(method)} for `{base}`{_loaded(arguments)}: {parameters["trainable"]:,} parameters,
 {parameters["share"]:.2%} of the adapted model.
 
 ## What it learned, what it forgot
@@ -110,6 +111,11 @@ def _introduction(method: str) -> str:
         return f"A {method} adapter"
     source = "[arXiv 2404.00913](https://arxiv.org/abs/2404.00913)"
     return f"An Excitor adapter ({source}), which changes only where attention looks,"
+
+
+def _loaded(arguments: TrainArguments) -> str:
+    bits = 4 if arguments.load_in_4bit else 8 if arguments.load_in_8bit else None
+    return f" in {bits} bits" if bits else ""
 
 
 def training_summary(metrics: list[dict[str, Any]]) -> dict[str, Any]:

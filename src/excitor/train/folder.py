@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from excitor.errors import ExcitorError
+from excitor.run_record import RUN_FILE, read_run
 from excitor.train.arguments import TrainArguments
 
 
-RUN_FILE = "run.yaml"
 ENVIRONMENT_FILE = "environment.json"
 METRICS_FILE = "metrics.jsonl"
 REPORT_FILE = "report.json"
@@ -148,7 +148,7 @@ def _settings(arguments: TrainArguments) -> dict[str, Any]:
 
 
 def _check_same_run(folder: Path, arguments: TrainArguments, environment: dict[str, Any]) -> None:
-    before = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8"))
+    before = read_run(folder)
     changed = [
         f"{name} was {before.get(name)!r} and is now {value!r}"
         for name, value in _settings(arguments).items()

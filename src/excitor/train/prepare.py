@@ -16,6 +16,7 @@ from excitor.environment import describe_environment
 from excitor.errors import ExcitorError
 from excitor.preservation.replay import ReplayText, read_replay
 from excitor.preservation.weights import Weights, split_weight
+from excitor.quantised import check_bits, chosen_bits
 from excitor.train.arguments import PRESETS, TrainArguments
 from excitor.train.folder import check_folder, check_space
 from excitor.train.method import read_method, resolved_fields
@@ -64,6 +65,7 @@ def prepare(arguments: TrainArguments) -> Job:
     check_folder(arguments)
     model = str(arguments.model)
     config = _read_config(model)
+    check_bits(chosen_bits(arguments.load_in_4bit, arguments.load_in_8bit), config)
     tokenizer = _read_tokenizer(model)
     method = read_method(arguments)
     weights = arguments.weights()

@@ -9,12 +9,13 @@ from typing import Any, cast
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from excitor.errors import ExcitorError
 from excitor.preservation.regularizer import Preservation
+from excitor.quantised import chosen_bits, load_base
 from excitor.train.prepare import Job
 
 
@@ -69,9 +70,10 @@ class PreservingTrainer(SFTTrainer):
 def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTrainer:
     """Load the base model, put the adapter on it and hand both to TRL.
 
-    The base is loaded in the run's precision; the adapter is trained in fp32 under autocast.
+    The base is loaded in the run's precision, or in 4 or 8 bits; the adapter is trained in fp32 under autocast.
     """
     arguments = job.arguments
+    bits = chosen_bits(arguments.load_in_4bit, arguments.load_in_8bit)
     settings = SFTConfig(
         output_dir=str(arguments.out),
         per_device_train_batch_size=arguments.batch_size,
@@ -85,7 +87,7 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         use_cpu=not torch.accelerator.is_available(),  # lets bf16 be tried on a CPU
         bf16=arguments.precision == "bf16",
         fp16=arguments.precision == "fp16",
-        activation_checkpointing=arguments.gradient_checkpointing,
+        gradient_checkpointing=arguments.gradient_checkpointing,
         seed=arguments.seed,
         max_length=arguments.max_length,
         packing=arguments.packing,
@@ -101,8 +103,10 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         disable_tqdm=True,
         report_to="none",
     )
+    base = load_base(str(arguments.model), _DTYPES[arguments.precision], bits)
+    set_seed(arguments.seed)  # the adapter starts at random: older versions of TRL seed only after making it
     trainer = PreservingTrainer(
-        model=AutoModelForCausalLM.from_pretrained(str(arguments.model), dtype=_DTYPES[arguments.precision]),
+        model=base,
         args=settings,
         train_dataset=job.train,
         processing_class=job.tokenizer,
@@ -110,6 +114,10 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
+    if getattr(base, "is_quantized", False):  # TRL has turned the adapter into bf16
+        for parameter in cast(nn.Module, trainer.model).parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     return trainer
 
 
