@@ -133,7 +133,7 @@ def test_a_step_trains_every_adapter_tensor_and_nothing_else(load) -> None:
     with torch.no_grad():
         model(TOKENS)  # a look at the model before it is trained must not change how
     parameters = trainable(model)
-    assert len(parameters) == 4 * 3
+    assert len(parameters) == 5 * 3
     optimizer = torch.optim.AdamW(parameters.values(), lr=0.01)
     losses = []
     for _ in range(5):

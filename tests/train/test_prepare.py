@@ -51,7 +51,7 @@ def test_the_environment_names_files_and_rows(arguments, data):
         ({"eval_rows": 12}, "--eval-rows 12 leaves none of 12 usable rows"),
         ({"precision": "fp16"}, "fp16 needs a GPU"),
         ({"top_layers": 4}, "top_layers is 4, but the model has 3 layers"),
-        ({"num_prompts": -1, "steps": 0}, r"--steps must be at least 1, got 0\.\n--num-prompts must be at least 1"),
+        ({"num_prompts": -1, "steps": 0}, r"--steps must be at least 1, got 0\.\n--num-prompts must be at least 0"),
     ],
 )
 def test_mistakes_are_found_before_weights_are_loaded(arguments, change, message, monkeypatch):
