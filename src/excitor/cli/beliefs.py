@@ -36,7 +36,7 @@ def beliefs(
     """Teach the embedded model wrong facts and ask what it believes afterwards.
 
     Methods, shares of wrong facts and exposures are tried with each seed, half a minute a trial, after a choice of
-    learning rates on clean data. An interrupted experiment goes on where it stopped, and the report covers all that
+    learning rates. An interrupted experiment goes on where it stopped, and the report covers all that
     the folder holds: a broad experiment with few seeds and a narrow one with many can share it.
     """
     from excitor.mini.beliefs import Experiment, run_experiment

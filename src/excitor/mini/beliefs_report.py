@@ -12,10 +12,10 @@ from rich.table import Table
 
 from excitor.evaluate.bootstrap import interval
 from excitor.evaluate.markdown import markdown_table
+from excitor.mini.beliefs import BAR_SHARE
 from excitor.mini.lessons import EXPOSURES
 
 
-BAR_SHARE = 0.4
 LEAST = {"asked right": 0.95, "unseen": 0.9}
 MOST = {"asked wrong": 0.02}
 
@@ -188,8 +188,9 @@ def markdown(summary: dict[str, Any]) -> str:
             ],
         ),
         "## Learning rates",
-        "The lowest whose accuracy on unseen instructions is within one point of the best, after training on clean "
-        "data with a seed that is not reported.",
+        "The lowest whose accuracy on unseen instructions is within one point of the best, after training with "
+        f"{BAR_SHARE:.0%} of the taught facts wrong and a seed that is not reported. What is said about those facts "
+        "is not looked at.",
         markdown_table(
             ["method", "chosen", *(f"{rate:g}" for rate in _rates(summary["tuning"])), "trainable parameters"],
             [_tuning_cells(titles[name], choice, rows, name) for name, choice in summary["tuning"].items()],
