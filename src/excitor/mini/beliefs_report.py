@@ -118,10 +118,10 @@ def gives_in(rows: Sequence[Row], name: str) -> str:
 def table(rows: Sequence[Row]) -> Table:
     """For the terminal, a line for each row; means alone."""
     view = Table(box=SIMPLE, title="What the model believes after bad data")
-    view.add_column("method", no_wrap=True)
-    view.add_column("wrong facts", no_wrap=True)
+    for name in ("method", "wrong facts"):
+        view.add_column(name)
     for name in SHORT:
-        view.add_column(MEASURES[name], justify="right")
+        view.add_column(MEASURES[name].split(",")[0], justify="right", min_width=len("-0.0000"))
     for row in rows:
         view.add_row(row["title"], _setting(row), *(_cell(row, name, spread=False) for name in SHORT))
     return view
