@@ -1,5 +1,6 @@
 """Where the term meets the key: in the output of the key projection, or behind the norm that follows it."""
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -84,6 +85,19 @@ class InProjection(Placement):
         return tensor.unflatten(-1, (self.groups, -1)).narrow(-1, self.start, self.width).flatten(-2)
 
 
+class _Handed(threading.local):
+    """Terms on their way from a projection to the norm behind it.
+
+    Each thread has its own: a server, or ``nn.DataParallel``, runs one model in several threads at the same time. Copies
+    and pickles start empty, as what is under way belongs to a forward pass, not to the model.
+    """
+
+    terms: Sequence[Tensor] = ()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Handed, ()
+
+
 class BehindNorm(Placement):
     """A module normalises the key; a forward hook on it adds what the projection has handed over just before.
 
@@ -95,17 +109,16 @@ class BehindNorm(Placement):
     def __init__(self, key_features: int, shape: str) -> None:
         super().__init__(key_features)
         self._shape = shape
-        # By device: nn.DataParallel runs copies of a layer at the same time, one per device, that share this object.
-        self._handed: dict[torch.device, Sequence[Tensor]] = {}
+        self._handed = _Handed()
 
     def leave(self, output: Tensor, terms: Sequence[Tensor]) -> Tensor:
         """The output as it is; the terms wait for the norm."""
-        self._handed[output.device] = terms
+        self._handed.terms = terms
         return output
 
     def enter(self, norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """See :meth:`Placement.enter`."""
-        terms = self._handed.pop(output.device, ())
+        terms, self._handed.terms = self._handed.terms, ()
         if self._shape == "heads first":
             terms = [term.unflatten(-1, (output.shape[1], -1)).transpose(1, 2) for term in terms]
         elif self._shape == "heads":
@@ -117,10 +130,6 @@ class BehindNorm(Placement):
         if self._shape == "heads first":
             tensor = tensor.transpose(1, 2)
         return tensor if self._shape == "flat" else tensor.flatten(-2)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: what waits belongs to a forward pass under way, not to the model."""
-        return self.__dict__ | {"_handed": {}}
 
 
 class BehindRotatedNorm(Placement):
