@@ -147,12 +147,14 @@ class BehindRotatedNorm(Placement):
     def __init__(self, key_features: int, num_heads: int, num_query_heads: int) -> None:
         super().__init__(key_features)
         self._num_heads = num_heads
+        self._like_queries = num_heads == num_query_heads
         # The norm sees the queries too: a key with its term is known by its number of heads, which must not be theirs.
         self._carried = (3 if num_query_heads == 2 * num_heads else 2) * num_heads
 
     def leave(self, output: Tensor, terms: Sequence[Tensor]) -> Tensor:
         """The output, and the terms beside it."""
-        if not terms:
+        # A key without a term goes alone, unless it has to be told from as many queries for someone who watches.
+        if not terms and (self.watch is None or not self._like_queries):
             return output
         term = _add(torch.zeros_like(output), terms)
         padding = [torch.zeros_like(output)] * (self._carried // self._num_heads - 2)
@@ -160,10 +162,9 @@ class BehindRotatedNorm(Placement):
 
     def enter(self, norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """See :meth:`Placement.enter`."""
-        if output.shape[-2] == self._num_heads:  # without a term
-            return self._told(output, output)
-        if output.shape[-2] != self._carried:  # queries
-            return output
+        if output.shape[-2] != self._carried:  # queries, or a key without a term
+            is_key = output.shape[-2] == self._num_heads and not self._like_queries
+            return self._told(output, output) if is_key else output
         key, term = output[..., : self._num_heads, :], args[0][..., self._num_heads : 2 * self._num_heads, :]
         return self._told(key, key + term)
 
