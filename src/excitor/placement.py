@@ -48,6 +48,10 @@ class Placement(ABC):
     def key(self, tensor: Tensor) -> Tensor:
         """The key, ``(..., G * d)``, in a tensor that ``watch`` was told of."""
 
+    def same_as(self, other: "Placement") -> bool:
+        """Whether a term of the one is a term of the other: adapters of one projection share its placement."""
+        return type(self) is type(other) and self.key_features == other.key_features
+
     def _told(self, before: Tensor, after: Tensor) -> Tensor:
         if self.watch is not None:
             self.watch(before, after)
@@ -83,6 +87,10 @@ class InProjection(Placement):
     def key(self, tensor: Tensor) -> Tensor:
         """See :meth:`Placement.key`."""
         return tensor.unflatten(-1, (self.groups, -1)).narrow(-1, self.start, self.width).flatten(-2)
+
+    def same_as(self, other: Placement) -> bool:
+        """See :meth:`Placement.same_as`."""
+        return isinstance(other, InProjection) and (self.groups, self._parts) == (other.groups, other._parts)
 
 
 class _Handed(threading.local):

@@ -103,6 +103,14 @@ def test_sizes_that_do_not_fit_the_layout() -> None:
         adapt(plain, target_modules=["0"], key_layout="concatenated", head_dim=2)
 
 
+def test_adapters_with_different_layouts_do_not_share_a_projection() -> None:
+    config = GPTBigCodeConfig(**SIZES, multi_query=False)
+    model = adapt(make(config), target_modules=["c_attn"], key_layout="concatenated")
+    other = ExcitorConfig(target_modules=["c_attn"], key_layout="interleaved")
+    with pytest.raises(ExcitorError, match=r"c_attn carries adapters .* or for another key_layout"):
+        model.add_adapter("other", other)
+
+
 def test_a_layout_that_contradicts_what_is_known() -> None:
     with pytest.raises(ExcitorError, match=r"c_attn of GPT-2 is known to be 'concatenated': leave key_layout out"):
         adapt(make(GPT2Config(**SIZES)), key_layout="interleaved")
