@@ -175,7 +175,7 @@ class ExcitorConfig(PeftConfig):
             return
         if self.generator == "mlp" and not self.separate_values:
             raise ExcitorError(
-                "init_weights='identity' with generator='mlp' needs separate_values=True: else set init_weights to True."
+                "init_weights='identity' with generator='mlp' needs separate_values=True, or init_weights=True."
             )
         if self.gate != "none" and self.gate_init == 0 and self.gate_init_std == 0:
             raise ExcitorError(

@@ -137,8 +137,8 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
     ) -> None:
         """Move one adapter to the base layer's device, and with ``keep_dtype=False`` cast it to the base's dtype.
 
-        PEFT's own version always casts. That would round fp32 masters to the dtype of a half-precision base, those that
-        were loaded onto the meta device, and those of a fresh adapter, whose prompts would no longer cancel.
+        PEFT's own version always casts. That would round fp32 masters to the dtype of a half-precision base: those
+        that came by way of the meta device, and those of a fresh adapter, whose prompts would no longer cancel.
         """
         if not keep_dtype:
             super()._move_adapter_to_device_of_base_layer(adapter_name, device)

@@ -79,8 +79,8 @@ class ExcitorModel(BaseTuner):
         if isinstance(target, ExcitorLayer):
             if head_dim != target.head_dim or not placement.same_as(target.placement):
                 raise ExcitorError(
-                    f"{current_key} carries adapters for key heads of size {target.head_dim}, and this one is for heads "
-                    f"of size {head_dim}, or for another key_layout: adapters of one model must agree in both."
+                    f"{current_key} carries adapters for key heads of size {target.head_dim}, and this one is for "
+                    f"heads of size {head_dim}, or for another key_layout: adapters of a layer must agree in both."
                 )
             target.update_layer(adapter_name, peft_config, self._seeds(adapter_name))
             return

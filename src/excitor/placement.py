@@ -96,8 +96,8 @@ class InProjection(Placement):
 class _Handed(threading.local):
     """Terms on their way from a projection to the norm behind it.
 
-    Each thread has its own: a server, or ``nn.DataParallel``, runs one model in several threads at the same time. Copies
-    and pickles start empty, as what is under way belongs to a forward pass, not to the model.
+    Each thread has its own: a server, or ``nn.DataParallel``, runs one model in several threads at the same time.
+    Copies and pickles start empty, as what is under way belongs to a forward pass, not to the model.
     """
 
     terms: Sequence[Tensor] = ()

@@ -22,7 +22,7 @@ from transformers import (
 
 from excitor import ExcitorConfig, ExcitorError
 from excitor.layer import excitor_layers
-from literal_scores import Adapter, literal_scores
+from literal_scores import literal_scores
 from tiny_families import SIZES, make_family
 
 
@@ -55,7 +55,7 @@ def inputs(config: PretrainedConfig) -> dict[str, torch.Tensor]:
 
 
 def adapt(model: torch.nn.Module, **changes):
-    small = {"r": 3, "num_prompts": 5, "num_local_prompts": 0, "prompt_init_std": 1.0, "init_weights": False}
+    small = {"r": 3, "num_prompts": 5, "prompt_init_std": 1.0, "gate_init_std": 1.0, "init_weights": True}
     return get_peft_model(model, ExcitorConfig(**small, **changes)).double().eval()
 
 
@@ -64,16 +64,10 @@ def test_named_projections_compute_the_formula(case: str) -> None:
     config, target, changes, layers = CASES[case]
     frozen = make(config, attn_implementation="eager")
     model = adapt(make(config), target_modules=[target], **changes)
-    adapters = {}
-    for name, layer in excitor_layers(model).items():
-        generator, processor = layer.parts("default")
-        adapters[name.removeprefix("base_model.model.")] = Adapter(
-            generator.prompts, processor.A, processor.B, processor.gate
-        )
-    assert len(adapters) == layers
+    assert len(excitor_layers(model)) == layers
     output = model(**inputs(config)).last_hidden_state
     base = frozen(**inputs(config)).last_hidden_state
-    with literal_scores(frozen, adapters):
+    with literal_scores(frozen, model):
         expected = frozen(**inputs(config)).last_hidden_state
     assert (expected - base).abs().max() > 0.01
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=0)

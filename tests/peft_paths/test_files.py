@@ -60,7 +60,11 @@ def test_a_file_from_before_some_fields_is_read_with_what_was_meant_then(model: 
 @pytest.mark.parametrize(
     ("fields", "missing", "message"),
     [
-        ({"rank_pattern": {"layers.1.self_attn.k_proj": 2}}, "rank_pattern", r"has shape \[32, 2\].* needs \[32, 16\]"),
+        (
+            {"rank_pattern": {"layers.1.self_attn.k_proj": 2}},
+            "rank_pattern",
+            r"has shape \[32, 2\].* needs \[32, 16\]",
+        ),
         ({"num_local_prompts": 0}, "num_local_prompts", r"local is missing"),
     ],
 )
