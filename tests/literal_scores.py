@@ -9,57 +9,52 @@ are touched.
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 from unittest import mock
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from excitor.functional import Prompts, excitor_query, reconstructed_key, split_heads
+from excitor import ExcitorLayer
+from excitor.functional import excitor_query, reconstructed_key
+from excitor.layer import excitor_layers
 
 
+PREFIX = "base_model.model."
 ROTARY = ("apply_rotary_pos_emb", "apply_rotary_emb", "apply_multimodal_rotary_pos_emb")
 PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 
 
-@dataclass
 class Adapter:
-    """Tensors of one layer's adapter.
+    """The tensors of one layer's adapter; the model's own, not copies."""
 
-    Attributes:
-        prompts: ``(K, G * d)``.
-        a: ``(C, r)``.
-        b: ``(r, G * d)``.
-        gate: ``(G,)``.
-    """
-
-    prompts: Tensor
-    a: Tensor
-    b: Tensor
-    gate: Tensor
+    def __init__(self, layer: ExcitorLayer) -> None:
+        self.generator, self.processor = layer.parts("default")
+        self.gate = self.processor.gates()  # (G,)
 
     def extra_key(self, x: Tensor) -> Tensor:
         """``K_e`` without the gate: ``(B, M, C)`` to ``(B, M, G, d)``."""
-        heads = len(self.gate)
-        table = split_heads(self.prompts, heads)
-        return reconstructed_key(excitor_query(x, self.a, self.b, heads), [Prompts(table, table)])
+        parts = self.processor
+        query = excitor_query(x, parts.A, parts.B, len(self.gate))
+        return reconstructed_key(query, self.generator(x @ parts.A), parts.null_bias, parts.temperature)
 
 
 @contextmanager
-def literal_scores(model: nn.Module, adapters: Mapping[str, Adapter]) -> Iterator[None]:
+def literal_scores(model: nn.Module, adapted: PeftModel) -> Iterator[None]:
     """Within it the model computes the paper's formula.
 
     Args:
         model: A frozen model with eager attention.
-        adapters: By the name of the projection that makes the keys.
+        adapted: The same model with the adapter to compute it with.
     """
     with ExitStack() as stack:
-        for name, adapter in adapters.items():
+        for path, layer in excitor_layers(adapted).items():
+            name, adapter = path.removeprefix(PREFIX), Adapter(layer)
             attention, latent = model.get_submodule(name.rpartition(".")[0]), name.endswith(".kv_b_proj")
             stack.enter_context(mock.patch.object(attention, "forward", _Forward(attention.forward, adapter, latent)))
             if latent:

@@ -87,7 +87,7 @@ def test_beam_search_keeps_a_row_with_its_adapter(model: PeftModel, options: dic
 
 
 def test_several_samples_of_a_row_keep_its_adapter() -> None:
-    """Strength alone decides: were one of the copies under another adapter, its logits would not be the base's."""
+    """The copies of a row see the same prompt, so under the same adapter their first logits are equal."""
     model = make_model()
     options = GENERATE | {"do_sample": True, "num_return_sequences": 3, "return_dict_in_generate": True}
     scores = model.generate(input_ids=TOKENS, adapter_names=NAMES, output_logits=True, **options).logits[0]

@@ -5,8 +5,8 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 from excitor import ExcitorConfig, ExcitorError
-from excitor.functional import excitor_query, literal_attention, reconstructed_key, split_heads
 from excitor.layer import excitor_layers
+from literal_scores import literal_scores
 from tiny import make_llama
 
 
@@ -60,35 +60,26 @@ def test_only_the_adapter_trains(llama) -> None:
         assert (parameter.grad is not None) == ("excitor_" in name), name
 
 
-@pytest.mark.parametrize("switches", [{}, {"num_local_prompts": 2, "separate_values": True, "null_prompt": True}])
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"num_local_prompts": 0},
+        {"num_prompts": 0},
+        {"separate_values": True, "null_prompt": True, "temperature": 0.5},
+        {"generator": "mlp", "gate": "layer"},
+        {"gate": "none"},
+    ],
+    ids=str,
+)
 def test_the_whole_model_computes_the_papers_formula(switches: dict) -> None:
-    """Eager attention is replaced by the literal formula on the frozen model; the adapted model must agree."""
+    """Extra scores are added inside a frozen model; tests/families has the default in every architecture."""
     model = get_peft_model(make_llama(), ExcitorConfig(init_weights=False, **switches))
-    expected = model(TOKENS).logits
-    adapters = iter([layer.parts("default") for layer in excitor_layers(model).values()])
-    base = make_llama()
-    for decoder_layer in base.model.layers:
-        decoder_layer.self_attn.forward = literal_forward(decoder_layer.self_attn, *next(adapters))
-    torch.testing.assert_close(base(TOKENS).logits, expected, atol=1e-5, rtol=1e-5)
-
-
-def literal_forward(attention, generator, processor):
-    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
-
-    def forward(hidden_states, position_embeddings, attention_mask=None, **_):
-        query = split_heads(attention.q_proj(hidden_states), 4).transpose(1, 2)
-        key, value = (split_heads(p(hidden_states), 2).transpose(1, 2) for p in (attention.k_proj, attention.v_proj))
-        groups = generator(hidden_states @ processor.A)
-        extra = reconstructed_key(
-            excitor_query(hidden_states, processor.A, processor.B, 2), groups, processor.null_bias
-        )
-        rotated, key = apply_rotary_pos_emb(query, key, *position_embeddings)
-        _, extra = apply_rotary_pos_emb(query, extra.transpose(1, 2), *position_embeddings)
-        mask = torch.full((11, 11), -1e9).triu(1)
-        out = literal_attention(rotated, key, value, extra, processor.gate, mask)
-        return attention.o_proj(out.transpose(1, 2).flatten(2)), None
-
-    return forward
+    frozen = make_llama(attn_implementation="eager")
+    base = frozen(TOKENS).logits
+    with literal_scores(frozen, model):
+        expected = frozen(TOKENS).logits
+    torch.testing.assert_close(model(TOKENS).logits, expected, atol=1e-5, rtol=1e-5)
+    assert (expected - base).abs().max() > 0.01
 
 
 @pytest.mark.parametrize(
@@ -139,20 +130,11 @@ def test_a_plain_module_counts_as_one_head_unless_told(llama) -> None:
     assert next(iter(excitor_layers(model).values())).num_heads == 4
 
 
-def test_modules_to_save_are_trained_and_saved(llama, tmp_path) -> None:
-    from peft import PeftModel
-
-    model = get_peft_model(llama, ExcitorConfig(modules_to_save=["lm_head"], task_type="CAUSAL_LM"))
-    with torch.no_grad():
-        model.base_model.model.lm_head.modules_to_save["default"].weight.add_(1.0)
-    model.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(make_llama(), tmp_path)
-    assert torch.equal(loaded(TOKENS).logits, model.eval()(TOKENS).logits)
-
-
-def test_masters_stay_in_fp32_over_a_bf16_base() -> None:
-    base = make_llama().bfloat16()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_fresh_adapter_is_a_base_in_half_precision_bit_for_bit(dtype: torch.dtype) -> None:
+    """Its prompts cancel in fp32: had they been rounded to the base's dtype, what is left of them would show."""
+    base = make_llama().to(dtype)
     logits = base(TOKENS).logits
-    model = get_peft_model(base, ExcitorConfig(separate_values=True))
+    model = get_peft_model(base, ExcitorConfig())
     assert {p.dtype for n, p in model.named_parameters() if "excitor_" in n} == {torch.float32}
     assert torch.equal(model(TOKENS).logits, logits)

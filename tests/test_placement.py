@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -56,6 +58,18 @@ def test_terms_wait_for_the_norm_once(shape: str) -> None:
     place.leave(output, [term])
     handle.remove()
     assert torch.equal(norm(arranged(output)), arranged(output))
+
+
+def test_threads_do_not_mix_their_terms() -> None:
+    """As where a server answers two requests at the same time, or ``nn.DataParallel`` runs copies of a model."""
+    place, norm = BehindNorm(6, "flat"), nn.Identity()
+    place.follow(norm)
+    output, term = torch.randn(1, 2, 6), torch.randn(1, 2, 6)
+    place.leave(output, [term])
+    other = threading.Thread(target=place.leave, args=(output, [-term]))
+    other.start()
+    other.join()
+    assert torch.equal(norm(output), output + term)
 
 
 @pytest.mark.parametrize("query_heads", [2, 4, 6])

@@ -180,6 +180,17 @@ def test_prepared_for_training_with_checkpointing_it_has_the_same_gradients(load
         torch.testing.assert_close(gradients[1][name], gradient)
 
 
+def test_rows_of_a_mixed_batch(load) -> None:
+    model = adapted(load())
+    model.add_adapter("other", ExcitorConfig(**(CONFIG | {"r": 2})))
+    model.eval()
+    mixed = model(input_ids=TOKENS, adapter_names=["other", "__base__"]).logits
+    model.set_adapter("other")
+    torch.testing.assert_close(mixed[0], model(TOKENS).logits[0])
+    with model.disable_adapter():
+        torch.testing.assert_close(mixed[1], model(TOKENS).logits[1])
+
+
 def test_merging_is_refused(load) -> None:
     with pytest.raises(ExcitorError, match="cannot be merged"):
         adapted(load()).merge_and_unload()

@@ -174,7 +174,9 @@ class ExcitorConfig(PeftConfig):
         if self.init_weights != "identity":
             return
         if self.generator == "mlp" and not self.separate_values:
-            raise ExcitorError("init_weights='identity' with generator='mlp' needs separate_values=True.")
+            raise ExcitorError(
+                "init_weights='identity' with generator='mlp' needs separate_values=True, or init_weights=True."
+            )
         if self.gate != "none" and self.gate_init == 0 and self.gate_init_std == 0:
             raise ExcitorError(
                 "init_weights='identity' needs gates that are not zero, or nothing would ever learn: set gate_init "

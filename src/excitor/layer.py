@@ -105,7 +105,9 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         self.excitor_generator[adapter_name] = generator
         self.excitor_processor[adapter_name] = processor
         self.excitor_strength[adapter_name] = 1.0
-        self._move_adapter_to_device_of_base_layer(adapter_name, keep_dtype=False)
+        base_dtype = self._get_base_layer_device_and_dtype(self.get_base_layer())[1]
+        # Masters are fp32, or fp64 where the base is.
+        self._move_adapter_to_device_of_base_layer(adapter_name, keep_dtype=base_dtype != torch.float64)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
@@ -135,8 +137,8 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
     ) -> None:
         """Move one adapter to the base layer's device, and with ``keep_dtype=False`` cast it to the base's dtype.
 
-        PEFT calls this for an adapter that was loaded onto the meta device. Casting there, as PEFT's own version does,
-        would round its fp32 masters to the dtype of a half-precision base.
+        PEFT's own version always casts. That would round fp32 masters to the dtype of a half-precision base: those
+        that came by way of the meta device, and those of a fresh adapter, whose prompts would no longer cancel.
         """
         if not keep_dtype:
             super()._move_adapter_to_device_of_base_layer(adapter_name, device)

@@ -75,10 +75,15 @@ class ExcitorModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         peft_config = peft_config.of_layer(current_key)
+        head_dim, placement, norm = place(peft_config, self.model, current_key)
         if isinstance(target, ExcitorLayer):
+            if head_dim != target.head_dim or not placement.same_as(target.placement):
+                raise ExcitorError(
+                    f"{current_key} carries adapters for key heads of size {target.head_dim}, and this one is for "
+                    f"heads of size {head_dim}, or for another key_layout: adapters of a layer must agree in both."
+                )
             target.update_layer(adapter_name, peft_config, self._seeds(adapter_name))
             return
-        head_dim, placement, norm = place(peft_config, self.model, current_key)
         layer = ExcitorLayer(target, head_dim, placement, norm)
         layer.update_layer(adapter_name, peft_config, self._seeds(adapter_name))
         if adapter_name not in self.active_adapters:

@@ -1,5 +1,6 @@
 """Where the term meets the key: in the output of the key projection, or behind the norm that follows it."""
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -47,6 +48,10 @@ class Placement(ABC):
     def key(self, tensor: Tensor) -> Tensor:
         """The key, ``(..., G * d)``, in a tensor that ``watch`` was told of."""
 
+    def same_as(self, other: "Placement") -> bool:
+        """Whether a term of the one is a term of the other: adapters of one projection share its placement."""
+        return type(self) is type(other) and self.key_features == other.key_features
+
     def _told(self, before: Tensor, after: Tensor) -> Tensor:
         if self.watch is not None:
             self.watch(before, after)
@@ -83,6 +88,23 @@ class InProjection(Placement):
         """See :meth:`Placement.key`."""
         return tensor.unflatten(-1, (self.groups, -1)).narrow(-1, self.start, self.width).flatten(-2)
 
+    def same_as(self, other: Placement) -> bool:
+        """See :meth:`Placement.same_as`."""
+        return isinstance(other, InProjection) and (self.groups, self._parts) == (other.groups, other._parts)
+
+
+class _Handed(threading.local):
+    """Terms on their way from a projection to the norm behind it.
+
+    Each thread has its own: a server, or ``nn.DataParallel``, runs one model in several threads at the same time.
+    Copies and pickles start empty, as what is under way belongs to a forward pass, not to the model.
+    """
+
+    terms: Sequence[Tensor] = ()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Handed, ()
+
 
 class BehindNorm(Placement):
     """A module normalises the key; a forward hook on it adds what the projection has handed over just before.
@@ -95,17 +117,16 @@ class BehindNorm(Placement):
     def __init__(self, key_features: int, shape: str) -> None:
         super().__init__(key_features)
         self._shape = shape
-        # By device: nn.DataParallel runs copies of a layer at the same time, one per device, that share this object.
-        self._handed: dict[torch.device, Sequence[Tensor]] = {}
+        self._handed = _Handed()
 
     def leave(self, output: Tensor, terms: Sequence[Tensor]) -> Tensor:
         """The output as it is; the terms wait for the norm."""
-        self._handed[output.device] = terms
+        self._handed.terms = terms
         return output
 
     def enter(self, norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """See :meth:`Placement.enter`."""
-        terms = self._handed.pop(output.device, ())
+        terms, self._handed.terms = self._handed.terms, ()
         if self._shape == "heads first":
             terms = [term.unflatten(-1, (output.shape[1], -1)).transpose(1, 2) for term in terms]
         elif self._shape == "heads":
@@ -117,10 +138,6 @@ class BehindNorm(Placement):
         if self._shape == "heads first":
             tensor = tensor.transpose(1, 2)
         return tensor if self._shape == "flat" else tensor.flatten(-2)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: what waits belongs to a forward pass under way, not to the model."""
-        return self.__dict__ | {"_handed": {}}
 
 
 class BehindRotatedNorm(Placement):
@@ -138,12 +155,14 @@ class BehindRotatedNorm(Placement):
     def __init__(self, key_features: int, num_heads: int, num_query_heads: int) -> None:
         super().__init__(key_features)
         self._num_heads = num_heads
+        self._like_queries = num_heads == num_query_heads
         # The norm sees the queries too: a key with its term is known by its number of heads, which must not be theirs.
         self._carried = (3 if num_query_heads == 2 * num_heads else 2) * num_heads
 
     def leave(self, output: Tensor, terms: Sequence[Tensor]) -> Tensor:
         """The output, and the terms beside it."""
-        if not terms:
+        # A key without a term goes alone, unless it has to be told from as many queries for someone who watches.
+        if not terms and (self.watch is None or not self._like_queries):
             return output
         term = _add(torch.zeros_like(output), terms)
         padding = [torch.zeros_like(output)] * (self._carried // self._num_heads - 2)
@@ -151,10 +170,9 @@ class BehindRotatedNorm(Placement):
 
     def enter(self, norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """See :meth:`Placement.enter`."""
-        if output.shape[-2] == self._num_heads:  # without a term
-            return self._told(output, output)
-        if output.shape[-2] != self._carried:  # queries
-            return output
+        if output.shape[-2] != self._carried:  # queries, or a key without a term
+            is_key = output.shape[-2] == self._num_heads and not self._like_queries
+            return self._told(output, output) if is_key else output
         key, term = output[..., : self._num_heads, :], args[0][..., self._num_heads : 2 * self._num_heads, :]
         return self._told(key, key + term)
 

@@ -125,6 +125,11 @@ def test_rotated_keys_keep_their_length(adapted, name):
     attention = model.get_submodule(first.name.rpartition(".")[0])
     lengths = attention.qk_norm._norm(key).norm(dim=-1)
     torch.testing.assert_close(first.key.unflatten(-1, (layer.num_heads, -1)).norm(dim=-1), lengths)
+    with recorded_keys(model) as (plain, excited), torch.no_grad():
+        model(input_ids=torch.tensor([IDS]))
+    assert len(plain) == len(excitor_layers(model))  # as many queries as keys are not taken for keys
+    torch.testing.assert_close(plain[0][0].unflatten(-1, (layer.num_heads, -1)).norm(dim=-1), lengths)
+    assert all((after - before).abs().max() > 0.01 for before, after in zip(plain, excited, strict=True))
     set_strength(model, 0)
     (first, *_) = observations(model)
     torch.testing.assert_close(first.key.unflatten(-1, (layer.num_heads, -1)).norm(dim=-1), lengths)

@@ -129,9 +129,9 @@ def test_damaged_files_are_named(saved, name, content, message):
         describe(folder)
 
 
-@pytest.mark.parametrize("part", ["gate", "prompts", "A"])
+@pytest.mark.parametrize("part", ["gate", "prompts", "A", "local"])
 def test_missing_tensors_are_named(saved, part):
-    folder, _ = saved()
+    folder, _ = saved(num_local_prompts=1)
     file = folder / "adapter_model.safetensors"
     tensors = load_file(file)
     held = {key: tensor for key, tensor in tensors.items() if not (".1." in key and key.endswith(f".{part}"))}

@@ -10,12 +10,11 @@ from excitor import ExcitorConfig
 from excitor.families import FAMILIES
 from excitor.keys import text_config
 from excitor.layer import excitor_layers
-from literal_scores import Adapter, literal_scores
+from literal_scores import literal_scores
 from tiny_families import VARIANTS, make_family
 
 
 TOKENS = torch.arange(3, 3 + 2 * 11).view(2, 11)
-PREFIX = "base_model.model."
 # Where transformers' fused attention computes something else than its eager one, with or without an adapter: ALiBi of
 # Falcon, and, in older versions, the cap on Gemma 2's scores.
 FUSED_DIFFERS = ("falcon, old, alibi", "falcon, multi-query, alibi", "gemma2")
@@ -24,17 +23,8 @@ EVERY = pytest.mark.parametrize("name", VARIANTS)
 
 def adapt(base, **changes) -> PeftModel:
     torch.manual_seed(1)
-    small = {"r": 3, "num_prompts": 5, "num_local_prompts": 0, "prompt_init_std": 1.0, "init_weights": False}
+    small = {"r": 3, "num_prompts": 5, "prompt_init_std": 1.0, "gate_init_std": 1.0, "init_weights": True}
     return get_peft_model(base, ExcitorConfig(**(small | changes))).double().eval()
-
-
-def tensors(model: PeftModel) -> dict[str, Adapter]:
-    """The adapter's tensors by the name of the projection in the base; the model's own, not copies."""
-    found = {}
-    for name, layer in excitor_layers(model).items():
-        generator, processor = layer.parts("default")
-        found[name.removeprefix(PREFIX)] = Adapter(generator.prompts, processor.A, processor.B, processor.gate)
-    return found
 
 
 @EVERY
@@ -45,14 +35,16 @@ def test_outputs_and_gradients_are_those_of_extra_scores(name: str) -> None:
     logits = model(input_ids=TOKENS).logits
     cotangent = torch.randn_like(logits)
     gradients = torch.autograd.grad((logits * cotangent).sum(), parameters)
-    with literal_scores(frozen, tensors(model)):
+    with literal_scores(frozen, model):
         expected = frozen(input_ids=TOKENS).logits
     assert (expected - frozen(input_ids=TOKENS).logits).abs().max() > 0.01
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
     expected_gradients = torch.autograd.grad((expected * cotangent).sum(), parameters)
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):
-        assert wanted.abs().max() > 1e-4
-        torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=1e-5)
+        largest = wanted.abs().max().item()
+        assert largest > 1e-4
+        # Some models compute a softmax in fp32: what it rounds goes with the largest entries.
+        torch.testing.assert_close(gradient, wanted, atol=1e-5 * max(1.0, largest), rtol=1e-5)
 
 
 @EVERY
@@ -61,7 +53,7 @@ def test_the_adapter_has_the_shape_of_the_keys(name: str) -> None:
     model = adapt(make_family(name))
     width, keys = variant.width, variant.key_heads * variant.head_dim
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert trainable == 2 * (3 * (width + keys) + 5 * keys + variant.key_heads)
+    assert trainable == 2 * (3 * (width + keys) + 5 * keys + 3 * 2 * keys + variant.key_heads)
     assert not any("vision" in layer or "visual" in layer for layer in excitor_layers(model))
 
 
@@ -70,7 +62,7 @@ def test_a_fresh_adapter_and_one_switched_off_are_the_base_bit_for_bit(name: str
     model = make_family(name)
     names = list(model.state_dict())
     base = model(input_ids=TOKENS).logits
-    assert torch.equal(adapt(copy.deepcopy(model), gate_init=0.0, init_weights=True)(input_ids=TOKENS).logits, base)
+    assert torch.equal(adapt(copy.deepcopy(model), gate_init=0.0, gate_init_std=0.0)(input_ids=TOKENS).logits, base)
     model = adapt(model)
     expected = model(input_ids=TOKENS).logits
     with model.disable_adapter():

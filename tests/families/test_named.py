@@ -22,7 +22,7 @@ from transformers import (
 
 from excitor import ExcitorConfig, ExcitorError
 from excitor.layer import excitor_layers
-from literal_scores import Adapter, literal_scores
+from literal_scores import literal_scores
 from tiny_families import SIZES, make_family
 
 
@@ -55,7 +55,7 @@ def inputs(config: PretrainedConfig) -> dict[str, torch.Tensor]:
 
 
 def adapt(model: torch.nn.Module, **changes):
-    small = {"r": 3, "num_prompts": 5, "num_local_prompts": 0, "prompt_init_std": 1.0, "init_weights": False}
+    small = {"r": 3, "num_prompts": 5, "prompt_init_std": 1.0, "gate_init_std": 1.0, "init_weights": True}
     return get_peft_model(model, ExcitorConfig(**small, **changes)).double().eval()
 
 
@@ -64,16 +64,10 @@ def test_named_projections_compute_the_formula(case: str) -> None:
     config, target, changes, layers = CASES[case]
     frozen = make(config, attn_implementation="eager")
     model = adapt(make(config), target_modules=[target], **changes)
-    adapters = {}
-    for name, layer in excitor_layers(model).items():
-        generator, processor = layer.parts("default")
-        adapters[name.removeprefix("base_model.model.")] = Adapter(
-            generator.prompts, processor.A, processor.B, processor.gate
-        )
-    assert len(adapters) == layers
+    assert len(excitor_layers(model)) == layers
     output = model(**inputs(config)).last_hidden_state
     base = frozen(**inputs(config)).last_hidden_state
-    with literal_scores(frozen, adapters):
+    with literal_scores(frozen, model):
         expected = frozen(**inputs(config)).last_hidden_state
     assert (expected - base).abs().max() > 0.01
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=0)
@@ -101,6 +95,14 @@ def test_sizes_that_do_not_fit_the_layout() -> None:
     plain = torch.nn.Sequential(torch.nn.Linear(6, 24))
     with pytest.raises(ExcitorError, match="an unknown number of query heads"):
         adapt(plain, target_modules=["0"], key_layout="concatenated", head_dim=2)
+
+
+def test_adapters_with_different_layouts_do_not_share_a_projection() -> None:
+    config = GPTBigCodeConfig(**SIZES, multi_query=False)
+    model = adapt(make(config), target_modules=["c_attn"], key_layout="concatenated")
+    other = ExcitorConfig(target_modules=["c_attn"], key_layout="interleaved")
+    with pytest.raises(ExcitorError, match=r"c_attn carries adapters .* or for another key_layout"):
+        model.add_adapter("other", other)
 
 
 def test_a_layout_that_contradicts_what_is_known() -> None:

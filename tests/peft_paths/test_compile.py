@@ -35,7 +35,7 @@ def _fresh_compiler() -> None:
 
 def adapted(base: nn.Module, **fields) -> PeftModel:
     model = get_peft_model(base, ExcitorConfig(init_weights=False, **fields))
-    other = {name: fields[name] for name in ("task_type", "target_modules") if name in fields}
+    other = {name: fields[name] for name in ("task_type", "target_modules", "head_dim") if name in fields}
     model.add_adapter("other", ExcitorConfig(init_weights=False, r=3, **other))
     return model
 

@@ -37,6 +37,15 @@ def test_masters_are_fp32_unless_told_to_be_as_the_base(dtype: torch.dtype, auto
     assert model(TOKENS).logits.isfinite().all()
 
 
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
+def test_masters_of_an_injected_adapter_are_fp32_or_better(dtype: torch.dtype, expected: torch.dtype) -> None:
+    """As by transformers' own ``add_adapter``, where PEFT does not cast at the end."""
+    model = make_llama().to(dtype)
+    model.add_adapter(config())
+    assert adapter_dtypes(model) == {expected}
+    assert model(TOKENS).logits.dtype == dtype
+
+
 @DTYPES
 def test_training_in_every_dtype_moves_masters_of_fp32(dtype: torch.dtype) -> None:
     model = get_peft_model(make_llama().to(dtype), config()).train()

@@ -136,6 +136,14 @@ def test_names_that_are_not_there_are_refused(model: PeftModel) -> None:
     assert model.base_model.active_adapters == ["first"]
 
 
+def test_adapters_that_split_the_keys_differently_are_refused(model: PeftModel) -> None:
+    expected = model(TOKENS).logits
+    with pytest.raises(ExcitorError, match=r"k_proj carries adapters for key heads of size 12, .* heads of size 6"):
+        model.add_adapter("third", ExcitorConfig(head_dim=6, gate="layer", **FIRST))
+    assert list(model.peft_config) == ["first", "second"]
+    assert torch.equal(model(TOKENS).logits, expected)
+
+
 def test_a_weighted_combination_is_refused_with_the_way_that_works(model: PeftModel) -> None:
     with pytest.raises(ExcitorError, match=r"set_adapter\(\[a, b\]\).*set_strength"):
         model.add_weighted_adapter(["first", "second"], [0.5, 0.5], "both")

@@ -67,6 +67,8 @@ def _expected_parts(config: dict[str, Any]) -> list[str]:
         parts.append("gate")
     if config.get("generator", "table") == "table" and config.get("num_prompts"):
         parts.append("prompts")
+    if config.get("num_local_prompts"):
+        parts.append("local")
     return parts
 
 
