@@ -77,7 +77,9 @@ def test_of_learning_rates_within_a_point_of_the_best_the_lowest_is_chosen():
     experiment = Experiment(["excitor"], rates=(0.1, 0.01, 0.001))
     accuracy = {0.1: 0.905, 0.01: 0.9, 0.001: 0.89}
     results = [_result(trial, unseen=accuracy[trial.learning_rate]) for trial in experiment.tuning_trials()]
-    assert choose_rates(results) == {"excitor": {"learning_rate": 0.01, "unseen": accuracy}}
+    choice = choose_rates(results)["excitor"]
+    assert choice["learning_rate"] == 0.01
+    assert {rate: measures["unseen"] for rate, measures in choice["tried"].items()} == accuracy
 
 
 def test_an_experiment_goes_on_where_it_stopped(tmp_path, ran):
@@ -108,6 +110,8 @@ def test_the_report_says_who_gives_in_and_where(tmp_path, ran):
     assert gives_in(tempted, "asked wrong").startswith("from 20% x 2 on (0.041 ")
     assert "| Excitor | nowhere (at worst 0.001 [0.000, 0.002], at 20% x 2) |" in report
     assert "-0.0000" not in report
+    by_rate = [line for line in report.splitlines() if line.startswith("| Excitor | 1,000 | ")]
+    assert [line.split(" | ")[2] for line in by_rate] == ["**0.0003**", "0.001", "0.003", "0.01", "0.03"]
 
 
 def test_the_report_covers_all_that_the_folder_holds(tmp_path, ran):

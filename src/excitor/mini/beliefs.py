@@ -152,19 +152,18 @@ def choose_rates(results: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]
     A difference of less is noise of one seed. What is said about the facts taught wrongly is not looked at.
 
     Returns:
-        By method, its ``learning_rate`` and the ``unseen`` accuracies by rate.
+        By method, its ``learning_rate`` and what was measured by rate, ``tried``.
     """
-    tried: dict[str, dict[float, float]] = {}
+    tried: dict[str, dict[float, dict[str, float]]] = {}
     for result in results:
         settings = result["settings"]
-        tried.setdefault(settings["method"]["name"], {})[settings["learning_rate"]] = result["measures"]["unseen"]
-    return {
-        name: {
-            "learning_rate": min(rate for rate, share in unseen.items() if share >= max(unseen.values()) - RATE_NOISE),
-            "unseen": unseen,
-        }
-        for name, unseen in tried.items()
-    }
+        tried.setdefault(settings["method"]["name"], {})[settings["learning_rate"]] = result["measures"]
+    choices = {}
+    for name, measures in tried.items():
+        best = max(each["unseen"] for each in measures.values())
+        enough = [rate for rate, each in measures.items() if each["unseen"] >= best - RATE_NOISE]
+        choices[name] = {"learning_rate": min(enough), "tried": measures}
+    return choices
 
 
 @contextmanager

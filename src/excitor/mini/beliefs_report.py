@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +192,10 @@ def markdown(summary: dict[str, Any]) -> str:
         f"{BAR_SHARE:.0%} of the taught facts wrong and a seed that is not reported. What is said about those facts "
         "is not looked at.",
         markdown_table(
-            ["method", "chosen", *(f"{rate:g}" for rate in _rates(summary["tuning"])), "trainable parameters"],
-            [_tuning_cells(titles[name], choice, rows, name) for name, choice in summary["tuning"].items()],
+            ["method", "trainable parameters", "learning rate", *(MEASURES[name] for name in SHORT)],
+            [cells for name, choice in summary["tuning"].items() for cells in _tuning_cells(name, choice, rows)],
         ),
+        "Bold: chosen.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -257,18 +258,18 @@ def _cell(row: Row, name: str, spread: bool = True) -> str:
     measure = row["measures"].get(name)
     if measure is None:  # all facts were taught wrongly, or none
         return ""
-    digits = 4 if name == "forgetting" else 3
-    text = f"{measure['mean']:z.{digits}f}"
+    mean = _number(measure["mean"], name)
     if not spread or measure["low"] is None:
-        return text
-    return f"{text} [{measure['low']:z.{digits}f}, {measure['high']:z.{digits}f}]"
+        return mean
+    return f"{mean} [{_number(measure['low'], name)}, {_number(measure['high'], name)}]"
 
 
-def _rates(tuned: dict[str, Any]) -> list[float]:
-    return sorted({rate for choice in tuned.values() for rate in choice["unseen"]})
+def _number(value: float, name: str) -> str:
+    return f"{value:z.4f}" if name == "forgetting" else f"{value:z.3f}"
 
 
-def _tuning_cells(title: str, choice: dict[str, Any], rows: Sequence[Row], name: str) -> list[str]:
-    parameters = next(row["parameters"] for row in rows if row["method"] == name)
-    accuracies = [f"{choice['unseen'][rate]:.3f}" for rate in sorted(choice["unseen"])]
-    return [title, f"{choice['learning_rate']:g}", *accuracies, f"{parameters:,}"]
+def _tuning_cells(name: str, choice: dict[str, Any], rows: Sequence[Row]) -> Iterator[list[str]]:
+    row = next(row for row in rows if row["method"] == name)
+    for rate, measures in sorted(choice["tried"].items()):
+        shown = f"**{rate:g}**" if rate == choice["learning_rate"] else f"{rate:g}"
+        yield [row["title"], f"{row['parameters']:,}", shown, *(_number(measures[name], name) for name in SHORT)]
