@@ -119,9 +119,9 @@ def table(rows: Sequence[Row]) -> Table:
     """For the terminal, a line for each row; means alone."""
     view = Table(box=SIMPLE, title="What the model believes after bad data")
     for name in ("method", "wrong facts"):
-        view.add_column(name)
+        view.add_column(name, overflow="fold")
     for name in SHORT:
-        view.add_column(MEASURES[name].split(",")[0], justify="right", min_width=len("-0.0000"))
+        view.add_column(MEASURES[name].split(",")[0], justify="right", overflow="fold", min_width=len("-0.0000"))
     for row in rows:
         view.add_row(row["title"], _setting(row), *(_cell(row, name, spread=False) for name in SHORT))
     return view
