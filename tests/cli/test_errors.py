@@ -110,6 +110,11 @@ def test_yaml(fails, tmp_path, text, message):
         ("max_length", 12, "none of the 4 rows is left to learn from: 4 longer than max_length"),
         ("eval_rows", 4, "--eval-rows 4 leaves none of 4 usable rows"),
         ("r", 0, "--r must be at least 1, got 0."),
+        (
+            "generator",
+            "mlp",
+            "needs separate_values=True, or init_weights=True. On the command line init_weights=True is",
+        ),
         ("seed", 2**32, "--seed must be at least 0 and at most 4294967295, got 4294967296."),
         ("preset", "papper", "--preset must be one of default, paper"),
         ("top_layers", 9, "top_layers"),
