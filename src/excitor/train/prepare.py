@@ -78,11 +78,6 @@ def prepare(arguments: TrainArguments) -> Job:
     replay_length = _replay_length(arguments.replay_length, max_length)
     precision = _precision(arguments.precision)
 
-    examples = load_examples(arguments.data)
-    encoded = encode_examples(examples, tokenizer, max_length=max_length, template=arguments.template)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = encoded.stop_token  # any token will do: padding is masked
-    train, held_out = _split(encoded, arguments.eval_rows)
     retain = None
     if arguments.retain:
         retain = read_text(
@@ -91,6 +86,11 @@ def prepare(arguments: TrainArguments) -> Job:
     replay = None
     if arguments.replay:
         replay = read_replay(arguments.replay, tokenizer, documents=arguments.replay_documents, length=replay_length)
+    examples = load_examples(arguments.data)
+    encoded = encode_examples(examples, tokenizer, max_length=max_length, template=arguments.template)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = encoded.stop_token  # any token will do: padding is masked
+    train, held_out = _split(encoded, arguments.eval_rows)
     sources = [*arguments.data, *arguments.retain, *(split_weight(source)[0] for source in arguments.replay)]
     resolved = replace(
         arguments,
