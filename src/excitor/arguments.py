@@ -1,6 +1,7 @@
 """What the arguments of every command have in common. Imports nothing heavy."""
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from excitor.errors import ExcitorError
+
+
+LARGEST_SEED = 2**32 - 1  # what NumPy takes
 
 
 @dataclass
@@ -39,11 +43,44 @@ class Arguments(ABC):
             if value is not None and not bound <= value < math.inf:
                 yield f"{flag(name)} must be at least {bound}, got {value}."
 
+    def _is_seed(self) -> Iterator[str]:
+        if not 0 <= self.seed <= LARGEST_SEED:  # pyright: ignore[reportAttributeAccessIssue]
+            yield f"--seed must be at least 0 and at most {LARGEST_SEED}, got {self.seed}."  # pyright: ignore
+
     def _is_folder(self, name: str) -> Iterator[str]:
-        """The fault of a path where a file stands; there may be nothing yet."""
-        path = getattr(self, name)
-        if path and Path(path).exists() and not Path(path).is_dir():
-            yield f"{flag(name)} {path} is a file; it must be a folder."
+        if path := getattr(self, name):
+            yield from folder_faults(path, flag(name))
+
+
+def folder_faults(path: str | os.PathLike[str], name: str) -> Iterator[str]:
+    """The fault of a folder to write to: a file stands there or above it, or nothing may be written.
+
+    Args:
+        path: Of the folder; it may not be there yet.
+        name: Of the option that says so.
+    """
+    folder = Path(path)
+    nearest = existing(folder)
+    if not nearest.is_dir():
+        where = "is a file" if nearest == folder else f"cannot be made: {nearest} is a file"
+        yield f"{name} {path} {where}; it must be a folder."
+    elif not os.access(nearest, os.W_OK):
+        yield f"{name} {path}: no permission to write to {nearest}. Choose another folder."
+
+
+def check_writable(path: str | os.PathLike[str], name: str = "--out") -> None:
+    """Check that a folder may be written to; see :func:`folder_faults`.
+
+    Raises:
+        ExcitorError: It may not.
+    """
+    for fault in folder_faults(path, name):
+        raise ExcitorError(fault)
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest one above it that exists."""
+    return next(each for each in (path, *path.absolute().parents) if each.exists())
 
 
 def bits_faults(load_in_4bit: bool | None, load_in_8bit: bool | None) -> Iterator[str]:

@@ -109,9 +109,12 @@ def load_adapter(
     width = trained_bits(directory) if bits == "auto" else cast(int | None, bits)
     check_bits(width, base_config)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    source = directory if (Path(directory) / "tokenizer_config.json").exists() else base
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ExcitorError(f"{source} has no usable tokenizer: {str(error).splitlines()[0]}.") from error
     model = attach_adapter(load_base(base, dtype, width, device), directory)
-    has_tokenizer = (Path(directory) / "tokenizer_config.json").exists()
-    tokenizer = AutoTokenizer.from_pretrained(directory if has_tokenizer else base)
     return model.to(device).eval(), tokenizer
 
 
@@ -123,7 +126,8 @@ def attach_adapter(model: "PreTrainedModel", directory: str) -> PeftModel:
         directory: Folder or hub id of the adapter.
 
     Raises:
-        ExcitorError: There is no such adapter, it is damaged, or it was trained on another architecture.
+        ExcitorError: There is no such adapter, it is damaged, not all its numbers are finite, or it was trained on
+            another architecture.
     """
     config = read_adapter_config(directory)
     unfit = f"the adapter {directory} does not fit the base model {model.name_or_path}"
@@ -140,10 +144,26 @@ def attach_adapter(model: "PreTrainedModel", directory: str) -> PeftModel:
             raise
         raise ExcitorError(f"{unfit}: {str(error).splitlines()[1].strip()}") from error
     prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(PeftType(adapted.peft_type))
-    stored = {key for key in load_peft_weights(directory, device="cpu") if prefix and prefix in key}
+    weights = load_peft_weights(directory, device="cpu")
+    for key, tensor in weights.items():
+        check_finite(key, tensor, directory)
+    stored = {key for key in weights if prefix and prefix in key}
     if unused := stored - get_peft_model_state_dict(adapted).keys():
         raise ExcitorError(f"{unfit}: the base has no place for {sorted(unused)[0]} ({len(unused)} such tensors).")
     return adapted
+
+
+def check_finite(key: str, tensor: torch.Tensor, source: str | os.PathLike[str]) -> None:
+    """Refuse a tensor of an adapter that holds NaN or infinity: with it a model says nothing.
+
+    Raises:
+        ExcitorError: It does; the message names the tensor.
+    """
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        raise ExcitorError(
+            f"{source}: the numbers of {key} are not all finite. The training that made the adapter has diverged, or "
+            "the file is damaged: train it again, with a lower learning rate."
+        )
 
 
 def read_adapter_config(directory: str) -> PeftConfig:
@@ -165,6 +185,8 @@ def read_adapter_config(directory: str) -> PeftConfig:
     except json.JSONDecodeError as error:
         raise ExcitorError(f"{path / CONFIG_FILE} is not valid JSON: {error}.") from error
     except TypeError as error:  # PEFT's, where there are fields that belong to some method
+        if "not a mapping" in str(error):
+            raise ExcitorError(f"{path / CONFIG_FILE} is damaged: it must hold a JSON object.") from error
         if "peft_type" not in str(error):
             raise
         raise nameless from error

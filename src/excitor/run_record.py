@@ -6,11 +6,25 @@ from typing import Any
 
 import yaml
 
+from .errors import ExcitorError
+
 
 RUN_FILE = "run.yaml"
 
 
 def read_run(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """Arguments of the run that made an adapter, by name; empty where ``excitor train`` left none in this folder."""
+    """Arguments of the run that made an adapter, by name; empty where ``excitor train`` left none in this folder.
+
+    Raises:
+        ExcitorError: The file is damaged.
+    """
     file = Path(directory) / RUN_FILE
-    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if not file.exists():
+        return {}
+    try:
+        run = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ExcitorError(f"{file} is damaged, not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(run, dict):
+        raise ExcitorError(f"{file} is damaged: expected lines like 'model: NAME', as excitor train writes them.")
+    return run

@@ -1,12 +1,14 @@
 """Every mistake a user can make at the command line is one message that names it, and exit code 2."""
 
 import json
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer, MambaConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, MambaConfig, T5Config
 
 from excitor.train import run
 from tiny import make_llama, make_tokenizer
@@ -64,7 +66,23 @@ def train_fails(fails, base_dir, rows, tmp_path):
         (["generate", "--adapter", "x", "--strength", "-1", "hi"], "'--strength'"),
         (["generate", "--adapter", "x", "--max-new-tokens", "0", "hi"], "'--max-new-tokens'"),
         (["chat", "--adapter", "nothing/here"], "nothing/here is neither an adapter folder nor"),
+        (["generate", "--adapter", "x", "  "], "An instruction is empty"),
+        (["generate", "--adapter", "x", "--temperature", "inf", "hi"], "--temperature must be a finite number"),
+        (["generate", "--adapter", "x", "--top-p", "0.5", "hi"], "--top-p 0.5 would do nothing"),
+        (["generate", "--adapter", "x", "--seed", "-1", "hi"], "'--seed'"),
+        (["generate", "--adapter", "x", "--seed", "4294967296", "hi"], "'--seed'"),
         (["inspect", "nothing/here"], "nothing/here is not an adapter folder"),
+        (["inspect", __file__], f"{__file__} is a file; expected an adapter folder"),
+        (["inspect", "x", "--prompt", " "], "--prompt is empty"),
+        (["inspect", "x", "--prompt", "hi", "--out", __file__], f"--out {__file__} is a file; it must be a folder"),
+        (["demo", "--seed", "4294967296"], "'--seed'"),
+        (["demo", "--out", f"{__file__}/x"], f"--out {__file__}/x cannot be made: {__file__} is a file"),
+        (["demo", "--export", __file__], f"--export {__file__} is a file; it must be a folder"),
+        (["demo", "--export", "x", "--steps", "3"], "--steps would do nothing: --export trains nothing"),
+        (
+            ["score", "captions", "x.json", "--references", "y.json", "--out", f"{__file__}/x.json"],
+            f"the folder of --out {__file__} is a file",
+        ),
     ],
 )
 def test_arguments(fails, arguments, message):
@@ -92,6 +110,12 @@ def test_yaml(fails, tmp_path, text, message):
         ("max_length", 12, "none of the 4 rows is left to learn from: 4 longer than max_length"),
         ("eval_rows", 4, "--eval-rows 4 leaves none of 4 usable rows"),
         ("r", 0, "--r must be at least 1, got 0."),
+        (
+            "generator",
+            "mlp",
+            "needs separate_values=True, or init_weights=True. On the command line init_weights=True is",
+        ),
+        ("seed", 2**32, "--seed must be at least 0 and at most 4294967295, got 4294967296."),
         ("preset", "papper", "--preset must be one of default, paper"),
         ("top_layers", 9, "top_layers"),
         ("target_modules", "w_k", "w_k"),
@@ -134,6 +158,33 @@ def test_model_without_attention_keys(train_fails, tmp_path):
     assert "mamba" in train_fails(model=tmp_path / "mamba")
 
 
+def test_model_of_another_kind(train_fails, tmp_path):
+    T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2).save_pretrained(tmp_path / "t5")
+    make_tokenizer().save_pretrained(tmp_path / "t5")
+    message = train_fails(model=tmp_path / "t5")
+    assert "is no causal language model: transformers has no such class for 't5'. excitor train needs a" in message
+    assert len(message) < 300 + len(str(tmp_path))
+
+
+def test_model_without_weights(train_fails, base_dir, tmp_path):
+    folder = Path(shutil.copytree(base_dir, tmp_path / "base"))
+    (folder / "model.safetensors").unlink()
+    assert f"--model {folder} holds no weights: expected model.safetensors" in train_fails(model=folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"r": -8, "target_modules": ["q_proj"]}, "lora.json: `r` should be a positive integer"),
+        ({"target_modules": ["qq"]}, "lora.json names no layer of --model"),
+        ({"rr": 8}, "lora.json: Unexpected keyword arguments ['rr']"),
+    ],
+)
+def test_another_method_that_cannot_be_made(train_fails, tmp_path, fields, message):
+    (tmp_path / "lora.json").write_text(json.dumps({"peft_type": "LORA"} | fields))
+    assert message in train_fails(adapter_config=tmp_path / "lora.json", learning_rate=1e-3)
+
+
 def test_tokenizer_without_end(train_fails, base_dir, tmp_path):
     folder = shutil.copytree(base_dir, tmp_path / "base")
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -145,6 +196,18 @@ def test_tokenizer_without_end(train_fails, base_dir, tmp_path):
 def test_out_is_taken(train_fails, tmp_path, rows):
     assert f"--out {rows} is a file" in train_fails(out=rows)
     assert "is not empty and holds no run" in train_fails(out=tmp_path)
+    below = rows / "below"
+    assert f"--out {below} cannot be made: {rows} is a file" in train_fails(out=below)
+
+
+def test_out_that_may_not_be_written(train_fails, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert f"no permission to write to {tmp_path}" in train_fails(out=tmp_path / "new")
+
+
+def test_results_would_replace_the_card_of_an_adapter(fails, adapter_dir):
+    message = fails("eval", "--adapter", adapter_dir, "--out", adapter_dir)
+    assert f"--out {adapter_dir} holds an adapter, and its README.md would be replaced" in message
 
 
 def test_nothing_to_resume(fails, base_dir, rows, tmp_path):
@@ -172,6 +235,15 @@ def test_prompt_longer_than_the_context(fails, adapter_dir):
     assert "--max-new-tokens" in message
 
 
+@pytest.mark.parametrize(
+    "arguments", [["generate", "hi"], ["chat"], ["eval", "--replies"]], ids=lambda words: words[0]
+)
+def test_no_room_for_a_prompt(fails, adapter_dir, rows, tmp_path, arguments):
+    more = ["--data", rows, "--out", tmp_path / "evaluation"] if arguments[0] == "eval" else []
+    message = fails(*arguments, "--adapter", adapter_dir, "--max-new-tokens", 256, *more)
+    assert "--max-new-tokens 256 leaves no room for a prompt" in message
+
+
 def test_adapter_for_another_base(fails, adapter_dir, tmp_path):
     make_llama(hidden_size=48).save_pretrained(tmp_path / "wide")
     make_tokenizer().save_pretrained(tmp_path / "wide")
@@ -187,11 +259,40 @@ def test_base_that_is_gone(fails, adapter_dir, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
-@pytest.mark.parametrize("content", [None, b"", b'{"peft_type": "NOVEL"}'])
+@pytest.mark.parametrize("content", [None, b"", b"[1]", b'{"peft_type": "NOVEL"}'])
 @pytest.mark.parametrize("subcommand", [["generate", "hi", "--adapter"], ["inspect"]])
 def test_damaged_adapter(fails, adapter_dir, tmp_path, name, content, subcommand):
     folder = Path(shutil.copytree(adapter_dir, tmp_path / "adapter"))
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)
+    assert str(folder) in fails(*subcommand, folder)
+
+
+@pytest.mark.parametrize("subcommand", [["generate", "hi", "--adapter"], ["inspect"]])
+def test_adapter_of_a_run_that_diverged(fails, adapter_dir, tmp_path, subcommand):
+    folder = Path(shutil.copytree(adapter_dir, tmp_path / "adapter"))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    name = sorted(tensors)[-1]
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, folder / "adapter_model.safetensors")
+    message = fails(*subcommand, folder)
+    assert f"the numbers of {name} are not all finite" in message
+    assert str(folder) in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "subcommand"),
+    [
+        ("run.yaml", "template: [a", ["generate", "hi", "--adapter"]),
+        ("run.yaml", "just words", ["generate", "hi", "--adapter"]),
+        ("run.yaml", "template: [a", ["eval", "--out", "x", "--adapter"]),
+        ("tokenizer_config.json", '{"a"', ["generate", "hi", "--adapter"]),
+        ("report.json", "{}", ["inspect"]),
+        ("report.json", '{"learned": {"base": "a", "change": 1}, "forgotten": {"change": 1, "kl": 1}}', ["inspect"]),
+    ],
+)
+def test_damaged_files_beside_the_adapter(fails, adapter_dir, tmp_path, name, content, subcommand):
+    folder = Path(shutil.copytree(adapter_dir, tmp_path / "adapter"))
+    (folder / name).write_text(content)
     assert str(folder) in fails(*subcommand, folder)

@@ -76,7 +76,7 @@ def test_mistakes_are_one_message_with_the_file(command, coco, problems, tmp_pat
     missing = tmp_path / "missing.json"
     predictions = write(tmp_path / "p.json", {"9": "A"})
     for arguments, message in [
-        (("captions", results, "--references", missing), f"{missing} could not be read as JSON"),
+        (("captions", results, "--references", missing), f"{missing} cannot be read: No such file"),
         (("captions", results, "--references", references, "--out", "out.txt"), "--out out.txt must end in .json"),
         (("scienceqa", predictions, "--problems", problems), f"{predictions}: 1 of 1 predictions are for unknown"),
     ]:

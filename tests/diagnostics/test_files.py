@@ -146,5 +146,6 @@ def test_missing_tensors_are_named(saved, part):
 
 def test_report_is_read(saved):
     folder, _ = saved()
-    (folder / "report.json").write_text(json.dumps({"learned": {}}))
-    assert describe(folder)["report"] == {"learned": {}}
+    report = {"learned": {"base": 2.0, "change": -0.5}, "forgotten": {"change": 0.1, "kl": 0.2}}
+    (folder / "report.json").write_text(json.dumps(report))
+    assert describe(folder)["report"] == report

@@ -176,8 +176,12 @@ def test_the_card_of_an_adapter_is_updated_on_request(arguments, lora):
 
 def test_broken_weights_are_an_error(arguments, lora):
     weights = Path(lora) / "adapter_model.safetensors"
-    save_file({key: tensor * math.nan for key, tensor in load_file(weights).items()}, weights)
+    tensors = load_file(weights)
+    save_file({key: torch.full_like(tensor, 1e30) for key, tensor in tensors.items()}, weights)
     with pytest.raises(ExcitorError, match="logits of 'lora' are not finite"):
+        run(arguments())
+    save_file({key: tensor * math.nan for key, tensor in tensors.items()}, weights)
+    with pytest.raises(ExcitorError, match=r"lora: the numbers of .*lora_A.* are not all finite"):
         run(arguments())
 
 

@@ -6,6 +6,7 @@ from peft import get_peft_model
 from transformers import (
     ApertusConfig,
     AutoModel,
+    AutoModelForSeq2SeqLM,
     BartConfig,
     BertConfig,
     GPT2Config,
@@ -65,12 +66,38 @@ def test_named_projections_compute_the_formula(case: str) -> None:
     frozen = make(config, attn_implementation="eager")
     model = adapt(make(config), target_modules=[target], **changes)
     assert len(excitor_layers(model)) == layers
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert len(parameters) == 5 * layers  # A, B, global and local prompts, gates
     output = model(**inputs(config)).last_hidden_state
     base = frozen(**inputs(config)).last_hidden_state
-    with literal_scores(frozen, model):
+    with literal_scores(frozen.requires_grad_(False), model):
         expected = frozen(**inputs(config)).last_hidden_state
     assert (expected - base).abs().max() > 0.01
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=0)
+    cotangent = torch.randn_like(output)
+    gradients, wanted = (torch.autograd.grad((found * cotangent).sum(), parameters) for found in (output, expected))
+    for gradient, own in zip(gradients, wanted, strict=True):
+        assert own.abs().max() > 1e-4
+        torch.testing.assert_close(gradient, own, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["t5", "bart"])
+def test_encoder_decoder_models_decode_with_a_cache(case: str) -> None:
+    config, target, _, _ = CASES[case]
+    torch.manual_seed(0)
+    base = AutoModelForSeq2SeqLM.from_config(config).eval()
+    for parameter in base.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.5)
+    model = adapt(base, target_modules=[target], task_type="SEQ_2_SEQ_LM").float()
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "decoder_start_token_id": 1}
+    options |= {"input_ids": TOKENS, "attention_mask": torch.ones_like(TOKENS)}
+    options |= {"output_logits": True, "return_dict_in_generate": True}
+    cached, uncached = (model.generate(use_cache=use, **options) for use in (True, False))
+    assert torch.equal(cached.sequences, uncached.sequences)
+    torch.testing.assert_close(torch.stack(cached.logits), torch.stack(uncached.logits), atol=1e-4, rtol=1e-4)
+    with model.disable_adapter():
+        assert not torch.allclose(model.generate(**options).logits[0], cached.logits[0], atol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """What ``generate`` and ``chat`` share: their options, and a loaded adapter that answers."""
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from excitor.arguments import LARGEST_SEED
 from excitor.errors import ExcitorError
 from excitor.run_record import read_run
 
@@ -27,7 +29,7 @@ LoadIn4bit = Annotated[
     bool | None, typer.Option(help="Load the base in 4 bits (NF4); as it was trained on, if not given.")
 ]
 LoadIn8bit = Annotated[bool | None, typer.Option(help="Load the base in 8 bits (LLM.int8); likewise.")]
-Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the draws.")]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,16 @@ class Decoding:
     temperature: float
     top_p: float
     seed: int
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn from, and what would do nothing."""
+        if not math.isfinite(self.temperature):
+            raise ExcitorError(f"--temperature must be a finite number of at least 0, got {self.temperature}.")
+        if self.top_p < 1 and not self.temperature:
+            raise ExcitorError(
+                f"--top-p {self.top_p} would do nothing: without --temperature the likeliest token is taken, and "
+                "nothing is drawn. Give --temperature 1 too."
+            )
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,13 @@ def load(
 ) -> Responder:
     """Loads an adapter on its base, ready to answer; see :func:`load_trained`."""
     trained = load_trained(adapter, base, strength, load_in_4bit=load_in_4bit, load_in_8bit=load_in_8bit)
-    return Responder(*trained, decoding)
+    responder = Responder(*trained, decoding)
+    if decoding.max_new_tokens >= responder.context:
+        raise ExcitorError(
+            f"--max-new-tokens {decoding.max_new_tokens} leaves no room for a prompt in the model's context of "
+            f"{responder.context} tokens: lower it."
+        )
+    return responder
 
 
 def load_trained(

@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from excitor.arguments import LARGEST_SEED, check_writable
+from excitor.errors import ExcitorError
+
 
 EXAMPLES = """\b
 Examples:
@@ -14,8 +17,13 @@ Examples:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for adapter, data, demo.json and demo.png.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Which half of the world is taught, and the order of training.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for adapter, data, demo.json and demo.png; runs/demo if left out.")
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=LARGEST_SEED, help="Which half of the world is taught, and the order of training."),
+    ] = 0,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimizer steps; enough for good numbers if left out.")
     ] = None,
@@ -25,8 +33,13 @@ def demo(
 ) -> None:
     """Teach a tiny embedded model to follow instructions, and show what it learned and what it kept."""
     if export is not None:
+        if idle := [name for name, value in (("--out", out), ("--steps", steps)) if value is not None]:
+            raise ExcitorError(f"{' and '.join(idle)} would do nothing: --export trains nothing. Leave one out.")
+        check_writable(export, "--export")
         _export(export, seed)
         return
+    out = out or Path("runs/demo")
+    check_writable(out)
     from excitor.mini.demo import STEPS, run_demo
 
     run_demo(seed=seed, steps=steps or STEPS, out=out)

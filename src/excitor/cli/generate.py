@@ -44,7 +44,7 @@ def generate(
 ) -> None:
     """Answer instructions with an adapter."""
     instructions = [sys.stdin.read().strip() if text == "-" else text for text in instructions]
-    if not all(instructions):
+    if not all(text.strip() for text in instructions):
         raise ExcitorError("An instruction is empty: there is nothing to answer.")
     decoding = Decoding(max_new_tokens, temperature, top_p, seed)
     responder = load(adapter, base, strength, decoding, load_in_4bit, load_in_8bit)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from excitor.arguments import check_writable
 from excitor.cli.decode import Base, LoadIn4bit, LoadIn8bit, Strength, load_trained
 from excitor.errors import ExcitorError
 
@@ -52,12 +53,16 @@ def inspect(
     """
     if prompt is not None and text is not None:
         raise ExcitorError("Give --prompt or --text, not both.")
+    if prompt is not None and not prompt.strip():
+        raise ExcitorError("--prompt is empty: there is nothing to measure on.")
     measured = prompt is not None or text is not None
     _refuse_idle({"--verbatim": verbatim}, prompt, "--prompt")
     _refuse_idle({"--documents": documents}, text, "--text")
     measuring = {"--base": base, "--strength": strength != 1, "--layer": layer, "--head": head, "--out": out}
     measuring |= {"--load-in-4bit": load_in_4bit is not None, "--load-in-8bit": load_in_8bit is not None}
     _refuse_idle(measuring, prompt if text is None else text, "--prompt or --text")
+    if out:
+        check_writable(out)
 
     from rich.console import Console
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from excitor.arguments import check_writable
 from excitor.errors import ExcitorError
 
 
@@ -111,6 +112,10 @@ def scienceqa(
 def _check_out(out: Path | None) -> None:
     if out and out.suffix != ".json":
         raise ExcitorError(f"--out {out} must end in .json: the items are written beside it, in {out.stem}.jsonl.")
+    if out and out.is_dir():
+        raise ExcitorError(f"--out {out} is a folder; it must be a file.")
+    if out:
+        check_writable(out.parent, "the folder of --out")
 
 
 def _write(

@@ -96,8 +96,9 @@ def _under_modification(signs: Signs) -> Iterator[Finding]:
         yield Finding(
             "under-modification",
             [f"the loss on held-out answers changed by {signs.learned:+.1%} (> -{UNLEARNED:.0%})", change],
-            "Raise --learning-rate (three times at first) or the number of steps; start the gates at 1 (--gate-init) "
-            "instead of near 0; then more prompts (--num-prompts) or more layers (--top-layers).",
+            "Raise --learning-rate (three times at first) or the number of steps; gates that start near 0 "
+            "(--preset paper) are better started at 1 (--gate-init); then more prompts (--num-prompts) or more layers "
+            "(--top-layers).",
         )
 
 

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from excitor.checkpoint import check_finite
 from excitor.errors import ExcitorError
 
 
@@ -30,6 +31,8 @@ def describe(directory: Path) -> dict[str, Any]:
     Raises:
         ExcitorError: the folder holds no adapter, one of another method, or a damaged one.
     """
+    if directory.is_file():
+        raise ExcitorError(f"{directory} is a file; expected an adapter folder, as excitor train writes it.")
     config = _read_json(directory / "adapter_config.json", "an adapter folder, as excitor train writes it")
     if config.get("peft_type") != "EXCITOR":
         raise ExcitorError(f"{directory} holds an adapter of type {config.get('peft_type')}; expected EXCITOR.")
@@ -38,6 +41,7 @@ def describe(directory: Path) -> dict[str, Any]:
     parts: Counter[str] = Counter()
     layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in _read_tensors(weights).items():
+        check_finite(name, tensor, weights)
         key = KEY.fullmatch(name)
         parts[key["part"] if key else "other modules"] += tensor.numel()
         if key:
@@ -56,7 +60,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "parameters": {"total": parts.total(), **parts},
         "file_bytes": weights.stat().st_size,
         "layers": [_describe_layer(layer, layers[layer]) for layer in sorted(layers, key=_natural)],
-        "report": _read_json(report, "a training report") if report.exists() else None,
+        "report": _read_report(report) if report.exists() else None,
     }
 
 
@@ -83,13 +87,28 @@ def _describe_layer(name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
+def _read_report(path: Path) -> dict[str, Any]:
+    report = _read_json(path, "a training report")
+    try:
+        numbers = [report["learned"]["change"], report["learned"]["base"]]
+        numbers += [report["forgotten"]["change"], report["forgotten"]["kl"]]
+    except (KeyError, TypeError) as error:
+        raise ExcitorError(f"{path} is damaged: it does not hold what excitor train measured ({error}).") from error
+    if not all(isinstance(number, (int, float)) for number in numbers):
+        raise ExcitorError(f"{path} is damaged: expected numbers, got {numbers}.")
+    return report
+
+
 def _read_json(path: Path, expected: str) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ExcitorError(f"{path} does not exist: {path.parent} is not {expected}.") from error
     except ValueError as error:
         raise ExcitorError(f"{path} is damaged, not JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ExcitorError(f"{path} is damaged: it must hold a JSON object.")
+    return value
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

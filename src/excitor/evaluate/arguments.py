@@ -4,6 +4,7 @@ import math
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from excitor.arguments import Arguments, bits_faults, flag
@@ -141,7 +142,10 @@ class EvalArguments(Arguments):
         yield from self._at_least(2, "max_length")
         if self.precision not in PRECISIONS:
             yield f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}."
+        yield from self._is_seed()
         yield from self._is_folder("out")
+        if (Path(self.out) / "adapter_config.json").exists():
+            yield f"--out {self.out} holds an adapter, and its README.md would be replaced: choose another folder."
         yield from bits_faults(self.load_in_4bit, self.load_in_8bit)
         for name, limit in self.limits.items():
             bar = BARS[name]

@@ -22,6 +22,8 @@ def read_json(path: Path) -> Any:
         return json.loads(text, object_pairs_hook=_without_repeats)
     except ExcitorError as error:
         raise ExcitorError(f"{path}: {error}") from None
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ExcitorError(f"{path} cannot be read: {error.strerror}; expected a file with JSON in it.") from error
     except (OSError, EOFError, ValueError) as error:  # a damaged archive, wrong bytes and wrong JSON are the last two
         raise ExcitorError(f"{path} could not be read as JSON: {error}") from error
 

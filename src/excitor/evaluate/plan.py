@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from excitor.environment import hash_files
+from excitor.errors import ExcitorError
 from excitor.evaluate.arguments import EvalArguments
 from excitor.evaluate.forgetting import Forgetting
 from excitor.evaluate.learned import Learned
@@ -27,7 +28,8 @@ def plan(arguments: EvalArguments, lineup: Lineup) -> list[Planned]:
     """The tasks that the arguments ask for; nothing is read yet.
 
     Raises:
-        ExcitorError: The subjects cannot read documents of the wanted length, or no template suits all of them.
+        ExcitorError: The subjects cannot read documents of the wanted length or prompts beside replies of that length,
+            or no template suits all of them.
     """
     return [_define(kind, options, arguments, lineup) for kind, options in _tasks(arguments, lineup)]
 
@@ -45,6 +47,11 @@ def _tasks(arguments: EvalArguments, lineup: Lineup) -> Iterator[tuple[type, dic
     if arguments.replies:
         from excitor.evaluate.instructions import Instructions
 
+        if lineup.context is not None and arguments.max_new_tokens >= lineup.context:
+            raise ExcitorError(
+                f"--max-new-tokens {arguments.max_new_tokens} leaves no room for a prompt in the context of "
+                f"{lineup.context} tokens: lower it."
+            )
         own = {"data": arguments.data, "max_new_tokens": arguments.max_new_tokens}
         yield Instructions, own | chat | size
     if arguments.mmlu:

@@ -120,6 +120,8 @@ def _measure(
         console.print(f"Finished before: {', '.join(finished)}")
     if not missing:
         return finished
+    if state.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)  # what cannot be made is better known now than after hours
     subjects = lineup.load(arguments.precision)
     environment = describe_machine() | {"processes": state.num_processes}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -222,7 +222,7 @@ class TrainArguments(Arguments):
         yield from self._at_least(1, "save_steps", "keep_checkpoints", "eval_rows", "max_length", "steps")
         yield from self._at_least(1, "r", "top_layers")
         yield from self._at_least(1 if self.num_local_prompts == 0 else 0, "num_prompts")
-        yield from self._at_least(0, "weight_decay", "seed", "gate_init_std", "prompt_init_std")
+        yield from self._at_least(0, "weight_decay", "gate_init_std", "prompt_init_std")
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -249,6 +249,7 @@ class TrainArguments(Arguments):
         if self.resume and self.overwrite:
             yield "--resume continues the run in --out and --overwrite replaces it: give one of the two."
         yield from bits_faults(self.load_in_4bit, self.load_in_8bit)
+        yield from self._is_seed()
         yield from self._is_folder("out")
 
     def _preservation_faults(self) -> Iterator[str]:

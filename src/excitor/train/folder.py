@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from excitor.arguments import existing
 from excitor.errors import ExcitorError
 from excitor.run_record import RUN_FILE, read_run
 from excitor.train.arguments import TrainArguments
@@ -38,8 +39,7 @@ def check_folder(arguments: TrainArguments) -> None:
     """Check that the run may use its folder, without changing anything in it.
 
     Raises:
-        ExcitorError: There is something in it that is not to be replaced, nothing to resume, or no permission to
-            write.
+        ExcitorError: There is something in it that is not to be replaced, or nothing to resume.
     """
     folder = Path(str(arguments.out))
     has_run = (folder / RUN_FILE).exists()
@@ -53,8 +53,6 @@ def check_folder(arguments: TrainArguments) -> None:
                 f"{folder} holds a run already. Continue it with --resume, replace it with --overwrite, "
                 "or choose another --out."
             )
-    if not os.access(_existing(folder), os.W_OK):
-        raise ExcitorError(f"No permission to write to {_existing(folder)}. Choose another --out.")
 
 
 def check_space(folder: Path, bytes_needed: int) -> None:
@@ -63,7 +61,7 @@ def check_space(folder: Path, bytes_needed: int) -> None:
     Raises:
         ExcitorError: It has not; the message names the folder and the bytes.
     """
-    free = shutil.disk_usage(_existing(folder)).free
+    free = shutil.disk_usage(existing(folder)).free
     if free < bytes_needed:
         raise _disk_full(folder, bytes_needed, free)
 
@@ -135,11 +133,6 @@ def _disk_full(folder: Path, needed: int, free: int) -> ExcitorError:
         f"No space left for {folder}: a run of this size needs about {needed:,} bytes, {free:,} are free. "
         "Free some space, choose another --out, or lower --keep-checkpoints; --resume continues a run that had begun."
     )
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def _settings(arguments: TrainArguments) -> dict[str, Any]:

@@ -17,12 +17,18 @@ def read_method(arguments: TrainArguments) -> PeftConfig:
     """The configuration that the arguments ask for.
 
     Raises:
-        ExcitorError: ``adapter_config`` names no file with the configuration of a PEFT method.
+        ExcitorError: ``adapter_config`` names no file with the configuration of a PEFT method, or a field of Excitor's
+            is out of range or does not go with another.
     """
     if arguments.adapter_config:
         return _read_config(Path(arguments.adapter_config))
     preset = ExcitorConfig.paper if arguments.preset == "paper" else ExcitorConfig
-    return preset(task_type="CAUSAL_LM", **arguments.method())
+    try:
+        return preset(task_type="CAUSAL_LM", **arguments.method())
+    except ExcitorError as error:
+        if "init_weights" not in str(error):
+            raise
+        raise ExcitorError(f"{error} On the command line init_weights=True is --no-identity-start.") from error
 
 
 def resolved_fields(method: PeftConfig) -> dict[str, Any]:

@@ -70,18 +70,14 @@ def prepare(arguments: TrainArguments) -> Job:
     method = read_method(arguments)
     weights = arguments.weights()
     _check_weights(weights, method)
-    trainable = _count_trainable(config, method)
+    trainable = _count_trainable(config, method, arguments.adapter_config)
+    _check_stored(model)
     bytes_needed = _bytes_needed(trainable, arguments.keep_checkpoints)
     check_space(Path(str(arguments.out)), bytes_needed)
     max_length = _max_length(arguments.max_length, config)
     replay_length = _replay_length(arguments.replay_length, max_length)
     precision = _precision(arguments.precision)
 
-    examples = load_examples(arguments.data)
-    encoded = encode_examples(examples, tokenizer, max_length=max_length, template=arguments.template)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = encoded.stop_token  # any token will do: padding is masked
-    train, held_out = _split(encoded, arguments.eval_rows)
     retain = None
     if arguments.retain:
         retain = read_text(
@@ -90,6 +86,11 @@ def prepare(arguments: TrainArguments) -> Job:
     replay = None
     if arguments.replay:
         replay = read_replay(arguments.replay, tokenizer, documents=arguments.replay_documents, length=replay_length)
+    examples = load_examples(arguments.data)
+    encoded = encode_examples(examples, tokenizer, max_length=max_length, template=arguments.template)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = encoded.stop_token  # any token will do: padding is masked
+    train, held_out = _split(encoded, arguments.eval_rows)
     sources = [*arguments.data, *arguments.retain, *(split_weight(source)[0] for source in arguments.replay)]
     resolved = replace(
         arguments,
@@ -127,6 +128,15 @@ def _read_config(model: str) -> PretrainedConfig:
         ) from error
 
 
+def _check_stored(model: str) -> None:
+    """A folder with a configuration and no weights is found before its data are read."""
+    folder = Path(model)
+    stored = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in stored):
+        found = ", ".join(sorted(entry.name for entry in folder.iterdir()))
+        raise ExcitorError(f"--model {model} holds no weights: expected model.safetensors (it holds {found}).")
+
+
 def _read_tokenizer(model: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(model)
@@ -134,17 +144,27 @@ def _read_tokenizer(model: str) -> PreTrainedTokenizerBase:
         raise ExcitorError(f"--model {model} has no usable tokenizer ({str(error).splitlines()[0]})") from error
 
 
-def _count_trainable(config: PretrainedConfig, method: PeftConfig) -> int:
+def _count_trainable(config: PretrainedConfig, method: PeftConfig, method_file: str | None) -> int:
     """Adapt the architecture without its weights: what does not fit is found before they are loaded."""
     try:
         with torch.device("meta"):
             base = AutoModelForCausalLM.from_config(config)
     except ValueError as error:
-        raise ExcitorError(f"--model {config.name_or_path} is no causal language model: {error}") from error
+        raise ExcitorError(
+            f"--model {config.name_or_path} is no causal language model: transformers has no such class for "
+            f"'{config.model_type}'. excitor train needs a decoder; other models are adapted from Python."
+        ) from error
     try:
         return get_peft_model(base, replace(method)).get_nb_trainable_parameters()[0]
     except NoMatchingPeftModuleError as error:
-        raise ExcitorError(f"--target-modules names no layer of --model {config.name_or_path}: {error}") from error
+        source = f"--adapter-config {method_file}" if method_file else "--target-modules"
+        raise ExcitorError(f"{source} names no layer of --model {config.name_or_path}: {error}") from error
+    except ExcitorError:
+        raise
+    except (TypeError, ValueError) as error:  # another method's own checks
+        if method_file is None:
+            raise
+        raise ExcitorError(f"--adapter-config {method_file}: {error}") from error
 
 
 def _bytes_needed(trainable: int, checkpoints: int) -> int:
