@@ -66,7 +66,14 @@ def test_trials_are_different_and_clean_data_is_tried_once(shares, exposures, se
 
 @pytest.mark.parametrize(
     "fault",
-    [{"seeds": 0}, {"steps": 0}, {"methods": ["lora"]}, {"wrong_shares": [0.4, 40]}, {"exposures": [2, 1]}],
+    [
+        {"seeds": 0},
+        {"steps": 0},
+        {"methods": ["lora"]},
+        {"wrong_shares": [0.4, 40]},
+        {"exposures": [2, 1]},
+        {"exposures": [1001]},
+    ],
 )
 def test_an_experiment_that_cannot_be_run_is_refused_before_it_starts(fault):
     with pytest.raises(ExcitorError):

@@ -11,6 +11,7 @@ from excitor.mini.world import SKILLS, Fact, World, apply_skill, random_list
 
 
 EXPOSURES = 2  # rows about each taught fact
+MOST_EXPOSURES = 1000  # of a fact that is taught wrongly; more would only fill the memory
 LISTS_PER_SKILL = 80  # 6 skills x 80 lists: as many questions as there are facts about half of the places, each twice
 
 
@@ -53,12 +54,14 @@ def make_lessons(world: World, seed: int = 0, wrong_share: float = 0.0, exposure
             whatever is taught wrongly, and however often.
 
     Raises:
-        ExcitorError: ``wrong_share`` is not from 0 to 1, or ``exposures`` is less than 2.
+        ExcitorError: ``wrong_share`` is not from 0 to 1, or ``exposures`` not from 2 to 1,000.
     """
     if not 0 <= wrong_share <= 1:
         raise ExcitorError(f"The share of facts taught wrongly must be from 0 to 1, got {wrong_share}.")
-    if exposures < EXPOSURES:
-        raise ExcitorError(f"Exposures of a wrong fact must be at least {EXPOSURES}, got {exposures}.")
+    if not EXPOSURES <= exposures <= MOST_EXPOSURES:
+        raise ExcitorError(
+            f"Exposures of a wrong fact must be from {EXPOSURES} to {MOST_EXPOSURES:,}, got {exposures:,}."
+        )
     rng = random.Random(f"lessons {seed}")
     places = rng.sample(world.places, len(world.places))
     half = len(places) // 2
