@@ -70,7 +70,7 @@ def prepare(arguments: TrainArguments) -> Job:
     method = read_method(arguments)
     weights = arguments.weights()
     _check_weights(weights, method)
-    trainable = _count_trainable(config, method)
+    trainable = count_trainable(config, method)
     bytes_needed = _bytes_needed(trainable, arguments.keep_checkpoints)
     check_space(Path(str(arguments.out)), bytes_needed)
     max_length = _max_length(arguments.max_length, config)
@@ -134,15 +134,30 @@ def _read_tokenizer(model: str) -> PreTrainedTokenizerBase:
         raise ExcitorError(f"--model {model} has no usable tokenizer ({str(error).splitlines()[0]})") from error
 
 
-def _count_trainable(config: PretrainedConfig, method: PeftConfig) -> int:
-    """Adapt the architecture without its weights: what does not fit is found before they are loaded."""
+def count_trainable(config: PretrainedConfig, method: PeftConfig) -> int:
+    """Adapt the architecture without its weights: what does not fit is found before they are loaded.
+
+    Args:
+        config: Of the base.
+        method: Stays as it is.
+
+    Returns:
+        The number of trainable parameters.
+
+    Raises:
+        ExcitorError: The base is no causal language model, or has no layer that the method names.
+    """
     try:
         with torch.device("meta"):
             base = AutoModelForCausalLM.from_config(config)
     except ValueError as error:
         raise ExcitorError(f"--model {config.name_or_path} is no causal language model: {error}") from error
     try:
-        return get_peft_model(base, replace(method)).get_nb_trainable_parameters()[0]
+        try:
+            return get_peft_model(base, replace(method)).get_nb_trainable_parameters()[0]
+        except NotImplementedError:  # SHiRA draws a mask and counts it, which takes values: random weights will do
+            base = AutoModelForCausalLM.from_config(config)
+            return get_peft_model(base, replace(method)).get_nb_trainable_parameters()[0]
     except NoMatchingPeftModuleError as error:
         raise ExcitorError(f"--target-modules names no layer of --model {config.name_or_path}: {error}") from error
 
