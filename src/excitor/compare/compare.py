@@ -14,10 +14,11 @@ from rich.table import Table
 from excitor.compare.arguments import CompareArguments
 from excitor.compare.budget import count, match
 from excitor.compare.experiments import Experiment
-from excitor.compare.run import Run, execute, read_base_config
+from excitor.compare.run import Run, execute
 from excitor.compare.suite import Suite, resolve
 from excitor.errors import ExcitorError
 from excitor.train.folder import write_text
+from excitor.train.prepare import read_model_config
 from excitor.trials import lowest_rate, read_trial, run_all
 
 
@@ -91,7 +92,7 @@ def make_plan(arguments: CompareArguments) -> Plan:
         ExcitorError: Something the user can mend; no weights are loaded before.
     """
     suite, experiments = resolve(arguments)
-    config = read_base_config(suite.material())
+    config = read_model_config(suite.material().model)
     experiments = [experiment.resolve(config) for experiment in experiments]
     if suite.match == "params":
         target = _target(suite, experiments, config)
@@ -192,7 +193,7 @@ def _target(suite: Suite, experiments: Sequence[Experiment], config: Any) -> int
 
 def _overview(plan: Plan, folder: Path) -> Table:
     table = Table(box=SIMPLE, title=plan.suite.title)
-    table.add_column("method")
+    table.add_column("method", overflow="fold")
     for name in ("trainable parameters", "size matched", "runs to choose a rate: done", "runs of seeds: done"):
         table.add_column(name, justify="right")
     seeds, rates = len(plan.suite.seeds), len(plan.suite.rates)

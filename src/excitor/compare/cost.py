@@ -30,9 +30,10 @@ def saved_for_backward(model: nn.Module, rows: Dataset, batch_size: int) -> int:
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
+            storage = part.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     ids = [torch.tensor(row) for row in rows["input_ids"][:batch_size]]

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from excitor.compare.numbers import number_match
 from excitor.data import encode_examples, load_examples
 from excitor.environment import hash_files
 from excitor.errors import ExcitorError
-from excitor.evaluate.task import Subject, Task
+from excitor.evaluate.task import Item, Subject, Task
 from excitor.mini import BASE_DIR
 from excitor.mini.lessons import EXPOSURES, Lessons, make_lessons, write_lessons
 from excitor.mini.pages import retain_pages
@@ -121,6 +122,7 @@ class Files:
         retain: text that is not instructions.
         options: further fields of ``TrainArguments`` on the data, e.g. ``eval_rows``, ``max_length``, ``replay``.
         test: rows whose answers are compared with greedy replies.
+        score: "words" (exact match) or "number" (the same final number).
         max_new_tokens: longest of these replies.
         mmlu: folder or data set of MMLU, with ``mmlu_split`` and ``mmlu_shots``.
     """
@@ -130,6 +132,7 @@ class Files:
     retain: list[str]
     options: Mapping[str, Any] = field(default_factory=dict)
     test: list[str] = field(default_factory=list)
+    score: str = "words"
     max_new_tokens: int = 128
     mmlu: str | None = None
     mmlu_split: str = "test"
@@ -162,7 +165,7 @@ class Files:
     def examine(
         self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, job: Job, seed: int
     ) -> dict[str, float]:
-        """Exact match on ``test`` and accuracy on MMLU, where they are given."""
+        """Exact match or right numbers on ``test``, and accuracy on MMLU, where they are given."""
         measures: dict[str, float] = {}
         size = job.arguments.batch_size
         if self.test:
@@ -170,21 +173,26 @@ class Files:
 
             template = job.encoded.template if job.encoded.template != "verbatim" else "auto"
             task = Instructions(self.test, template=template, max_new_tokens=self.max_new_tokens, batch_size=size)
-            measures["exact match"] = _score(task, model, tokenizer, "exact_match")
+            items = _answer(task, model, tokenizer)
+            if self.score == "number":
+                right = [number_match(item["reply"] or "", item["answer"]) for item in items]
+                measures["number match"] = sum(right) / len(items)
+            else:
+                measures["exact match"] = sum(item["exact_match"] for item in items) / len(items)
         if self.mmlu:
             from excitor.evaluate.mmlu.task import Mmlu
 
             task = Mmlu(self.mmlu, split=self.mmlu_split, shots=self.mmlu_shots, batch_size=size)
-            measures["mmlu"] = _score(task, model, tokenizer, "correct")
+            items = _answer(task, model, tokenizer)
+            measures["mmlu"] = sum(item["correct"] for item in items) / len(items)
         return measures
 
 
-def _score(task: Task, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, key: str) -> float:
+def _answer(task: Task, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> list[Item]:
     task.check(tokenizer)
     subject = Subject("model", model, "default" if isinstance(model, PeftModel) else None)
     with Progress(console=Console(quiet=True)) as progress:
-        items = task.run([subject], tokenizer, progress)["model"]
-    return sum(item[key] for item in items) / len(items)
+        return task.run([subject], tokenizer, progress)["model"]
 
 
 def _write_rows(path: Path, rows: list[dict[str, str]]) -> None:

@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from datasets import Dataset
 from rich.console import Console
-from transformers import AutoConfig
 
 from excitor.checkpoint import WEIGHTS_FILE, load_adapter
 from excitor.compare.cost import decode_speed
@@ -189,8 +188,3 @@ def _measure_base(run: Run, job: Job) -> Outcome:
         total=sum(parameter.numel() for parameter in model.parameters()),
         decode_speed=decode_speed(model, job.tokenizer, job.held_out),
     )
-
-
-def read_base_config(material: Material) -> Any:
-    """The configuration of a material's base."""
-    return AutoConfig.from_pretrained(material.model)

@@ -44,6 +44,7 @@ class Suite:
     retain: list[str] = field(default_factory=list)
     replay: list[str] = field(default_factory=list)
     test: list[str] = field(default_factory=list)
+    score: str = "words"
     max_new_tokens: int = 128
     mmlu: str | None = None
     mmlu_split: str = "test"
@@ -78,6 +79,8 @@ class Suite:
             faults.append("a seed or a rate is given twice")
         if self.points < 1:
             faults.append(f"points must be at least 1, got {self.points}")
+        if self.score not in ("words", "number"):
+            faults.append(f"score must be words or number, got {self.score!r}")
         if self.match not in ("none", "params"):
             faults.append(f"match must be none or params, got {self.match!r}")
         if self.match == "params" and not self.target:
@@ -111,7 +114,7 @@ class Suite:
         if self.model == WORLD:
             return World(self.wrong_share, self.exposures)
         options = {"replay": self.replay} if self.replay else {}
-        names = ("model", "data", "retain", "test", "max_new_tokens", "mmlu", "mmlu_split", "mmlu_shots")
+        names = ("model", "data", "retain", "test", "score", "max_new_tokens", "mmlu", "mmlu_split", "mmlu_shots")
         return Files(**{name: getattr(self, name) for name in names}, options=options)
 
     def with_files(self, folder: str | None) -> "Suite":

@@ -64,7 +64,7 @@ def prepare(arguments: TrainArguments) -> Job:
     arguments.check()
     check_folder(arguments)
     model = str(arguments.model)
-    config = _read_config(model)
+    config = read_model_config(model)
     check_bits(chosen_bits(arguments.load_in_4bit, arguments.load_in_8bit), config)
     tokenizer = _read_tokenizer(model)
     method = read_method(arguments)
@@ -117,7 +117,12 @@ def prepare(arguments: TrainArguments) -> Job:
     )
 
 
-def _read_config(model: str) -> PretrainedConfig:
+def read_model_config(model: str) -> PretrainedConfig:
+    """The configuration of a base.
+
+    Raises:
+        ExcitorError: There is no such model.
+    """
     try:
         return AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
