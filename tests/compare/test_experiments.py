@@ -21,7 +21,7 @@ def test_every_method_of_the_catalogue_is_one_of_peft():
     known = read_experiments(CATALOGUE)
     assert {name.partition("/")[0] for name in known} >= {
         *("excitor", "lora", "dora", "rslora", "ia3", "prefix-tuning", "prompt-tuning", "adaption-prompt"),
-        *("ln-tuning", "oft", "shira", "full", "base"),
+        *("ln-tuning", "oft", "excitor-lora", "shira", "full", "base"),
     }
     for experiment in known.values():
         resolved = experiment.resolve(LlamaConfig(num_hidden_layers=3))

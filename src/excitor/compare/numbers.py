@@ -11,9 +11,9 @@ MARKS = re.compile(r"(?:the\s+(?:final\s+)?answer\s+is:?|####)\s*(.*)", re.IGNOR
 def number_match(reply: str, answer: str) -> float:
     """1 if both end with the same number, else 0.
 
-    The result is what follows the last "The answer is" or "####" on its line; a reply without either has none. ``50%``
-    is 50, as in GSM8K, which leaves the sign out; ``1,000`` is 1000 and ``20/35`` is 4/7. What is no number is compared
-    as text.
+    The result is what follows the last "The answer is" or "####" on its line; a reply without either has none.
+    ``50%`` is 50, as in GSM8K, which leaves the sign out; ``1,000`` is 1000 and ``20/35`` is 4/7. What is no number is
+    compared as text.
     """
     said, expected = _result(reply), _result(answer)
     return float(said is not None and said == expected)

@@ -7,7 +7,7 @@ from typing import Any
 
 from peft import PeftConfig
 
-from excitor import model as _model  # noqa: F401  (registers the method)
+from excitor import combined as _combined  # noqa: F401  (registers it, and Excitor)
 from excitor.config import ExcitorConfig
 from excitor.errors import ExcitorError
 from excitor.train.arguments import METHOD_FIELDS, TrainArguments
