@@ -1,7 +1,7 @@
 """Several PEFT methods on one model as one adapter, such as Excitor on the keys and LoRA on queries and values."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
@@ -74,7 +74,7 @@ class CombinedModel(BaseTuner):
         state_dict: dict[str, Tensor] | None = None,
     ) -> None:
         """Make the layers of every part."""
-        config = self.peft_config[adapter_name]
+        config = cast(CombinedConfig, self.peft_config[adapter_name])
         adapted: dict[str, PeftType] = {}
         for part in config.configs():
             tuner = PEFT_TYPE_TO_TUNER_MAPPING[part.peft_type](

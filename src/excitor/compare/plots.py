@@ -53,11 +53,10 @@ def draw_curves(summary: Summary) -> Figure:
         over_rates.plot(x, y, markersize=4, linewidth=1.2, linestyle="--", **_style(number))
     over_steps.set_title("over training steps")
     over_rates.set_title(f"over learning rates, seed {summary['tuning_seed']}, not reported")
-    most = summary["reference_forgetting"]
     for axes in (over_steps, over_rates):  # what diverges would hide all else
-        low = min(0.0, axes.get_ylim()[0])
-        axes.set_ylim(max(low, -most), None)
-        axes.set_xlim(None, min(axes.get_xlim()[1], most))
+        right, top = min(axes.get_xlim()[1], summary["reference_forgetting"]), axes.get_ylim()[1]
+        axes.set_xlim(max(axes.get_xlim()[0], -0.05 * right), right)
+        axes.set_ylim(max(axes.get_ylim()[0], -0.15 * top), top)
     _label(over_rates)
     return _finish(figure, over_steps)
 

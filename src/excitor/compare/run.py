@@ -1,5 +1,6 @@
 """One run: an experiment with a seed and a learning rate, trained and measured; a JSON file when it is done."""
 
+import gc
 import json
 import shutil
 import time
@@ -109,6 +110,7 @@ def execute(run: Run, folder: Path) -> dict[str, Any]:
     path, scratch = folder / f"{run.name}.json", folder / run.name
     if path.exists():
         return read_trial(path, run.settings())
+    gc.collect()  # the model of the run before, which trainer and callbacks hold in circles
     created, started = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     job = _prepare(run, scratch)
     try:
