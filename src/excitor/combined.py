@@ -75,19 +75,21 @@ class CombinedModel(BaseTuner):
     ) -> None:
         """Make the layers of every part."""
         config = cast(CombinedConfig, self.peft_config[adapter_name])
-        adapted: dict[str, PeftType] = {}
+        adapted: dict[str, str] = {}
         for part in config.configs():
-            tuner = PEFT_TYPE_TO_TUNER_MAPPING[part.peft_type](
+            kind = PeftType(part.peft_type)
+            tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING[kind](
                 model, {adapter_name: part}, adapter_name, low_cpu_mem_usage=low_cpu_mem_usage
             )
-            del model.peft_config  # each tuner leaves its own there, and takes one that it finds for its own
+            del cast(
+                Any, model
+            ).peft_config  # each tuner leaves its own there, and takes one that it finds for its own
             for name in tuner.targeted_module_names:
                 if name in adapted:
                     raise ExcitorError(
-                        f"{adapted[name].value} and {part.peft_type.value} both adapt {name}: give the parts "
-                        "different target_modules."
+                        f"{adapted[name]} and {kind.value} both adapt {name}: give the parts different target_modules."
                     )
-                adapted[name] = part.peft_type
+                adapted[name] = kind.value
         self.targeted_module_names = list(adapted)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 

@@ -140,9 +140,14 @@ class Files:
 
     def describe(self) -> dict[str, Any]:
         """Names and hashes."""
-        files = [*self.data, *self.retain, *self.test, *([self.mmlu] if self.mmlu else [])]
-        names = {name: [Path(each).name for each in getattr(self, name)] for name in ("data", "retain", "test")}
-        return asdict(self) | names | {"model": Path(self.model).name, "files_sha256": hash_files(files)}
+        replay = self.options.get("replay", [])
+        files = [*self.data, *self.retain, *replay, *self.test, *([self.mmlu] if self.mmlu else [])]
+        names: dict[str, Any] = {
+            name: [Path(each).name for each in getattr(self, name)] for name in ("data", "retain", "test")
+        }
+        names["options"] = {**self.options, "replay": [Path(each).name for each in replay]}
+        names |= {name: Path(path).name for name in ("model", "mmlu") if (path := getattr(self, name))}
+        return asdict(self) | names | {"files_sha256": hash_files(files)}
 
     def write(self, folder: Path, seed: int) -> dict[str, Any]:
         """Nothing is made."""
