@@ -1,6 +1,8 @@
 """Fixtures every test may use; the makers behind them are in tiny.py."""
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -10,6 +12,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
+from excitor.mini.lessons import Lessons, make_lessons
 from tiny import make_llama, make_tokenizer
 
 
@@ -38,3 +41,20 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     make_llama().save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def few_lessons() -> Callable[..., Lessons]:
+    """``make_lessons`` with a twentieth of everything that is asked afterwards."""
+
+    def make(*arguments) -> Lessons:
+        lessons = make_lessons(*arguments)
+        return replace(
+            lessons,
+            tests={name: questions[::20] for name, questions in lessons.tests.items()},
+            probes={name: probes[::20] for name, probes in lessons.probes.items()},
+            right=lessons.right[::20],
+            wrong=dict(list(lessons.wrong.items())[::20]),
+        )
+
+    return make

@@ -45,15 +45,14 @@ def test_every_method_of_pefts_that_is_overridden_is_checked() -> None:
 
 @pytest.fixture
 def anew(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Lets the method be registered once more, under another name, for a PEFT that the test has changed."""
-    monkeypatch.setattr(registration, "NAME", "OTHER")
+    """For a PEFT that the test changes, in which the method is then registered once more, under another name."""
     return monkeypatch
 
 
 def refusal() -> str:
     """The message of an import, which must name what is installed and what is needed."""
     with pytest.raises(UnsupportedPeftError) as caught:
-        registration.register(ExcitorConfig, ExcitorModel)
+        registration.register(ExcitorConfig, ExcitorModel, "OTHER")
     assert "OTHER" not in PeftType.__members__
     message = str(caught.value)
     supported = next(need for need in requires("excitor") if need.startswith("peft"))
@@ -72,18 +71,18 @@ def test_an_enum_that_looks_members_up_elsewhere(anew: pytest.MonkeyPatch) -> No
     for name in ("_member_map_", "_value2member_map_"):
         anew.setattr(PeftType, name, dict(getattr(PeftType, name)))
     anew.setattr(PeftType, "_member_names_", list(PeftType._member_names_))
-    anew.setattr(registration, "_add_enum_member", lambda: None)  # as if nothing had come of it
+    anew.setattr(registration, "_add_enum_member", lambda name: None)  # as if nothing had come of it
     assert "please add an entry" in refusal()
 
 
 def test_a_register_function_with_other_arguments(anew: pytest.MonkeyPatch) -> None:
-    anew.setattr(registration, "_add_enum_member", lambda: None)
+    anew.setattr(registration, "_add_enum_member", lambda name: None)
     anew.setattr(registration, "register_peft_method", lambda spec: None)
     assert "unexpected keyword argument" in refusal()
 
 
 def test_a_register_function_that_fills_other_tables(anew: pytest.MonkeyPatch) -> None:
-    anew.setattr(registration, "_add_enum_member", lambda: None)
+    anew.setattr(registration, "_add_enum_member", lambda name: None)
     anew.setattr(registration, "register_peft_method", lambda **_: None)
     assert "left the method out of PEFT's tables" in refusal()
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
-from . import model as _model  # noqa: F401  (registers the method)
+from . import combined as _combined  # noqa: F401  (registers it, and Excitor)
 from .errors import ExcitorError
 from .materialize import materialized
 from .quantised import check_bits, load_base, trained_bits

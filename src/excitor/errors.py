@@ -9,5 +9,9 @@ class ExcitorError(ValueError):
     """
 
 
+class NonFiniteError(ExcitorError):
+    """A loss, a gradient or logits are no finite numbers: training has diverged, or the precision is too low."""
+
+
 class UnsupportedPeftError(ExcitorError, ImportError):
     """The installed PEFT is not one that this version of excitor can be a method of."""

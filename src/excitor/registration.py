@@ -63,28 +63,29 @@ HOOKS: dict[type, tuple[str, ...]] = {
 }
 
 
-def register(config_cls: type[PeftConfig], model_cls: type[BaseTuner]) -> None:
-    """Register the method with PEFT under ``PeftType.EXCITOR``; a second time changes nothing.
+def register(config_cls: type[PeftConfig], model_cls: type[BaseTuner], name: str = NAME) -> None:
+    """Register a method with PEFT, as ``PeftType.EXCITOR`` or under another name; a second time changes nothing.
 
     Args:
-        config_cls: The configuration class, found by PEFT through ``"peft_type": "EXCITOR"`` in adapter_config.json.
+        config_cls: The configuration class, found by PEFT through ``"peft_type": name`` in adapter_config.json.
         model_cls: The tuner; its ``prefix`` starts the name of every adapter parameter.
+        name: Of the method.
 
     Raises:
         UnsupportedPeftError: PEFT is not what this version of excitor knows. It is an ImportError too.
     """
-    if NAME in PEFT_TYPE_TO_TUNER_MAPPING:
+    if name in PEFT_TYPE_TO_TUNER_MAPPING:
         return
     faults = [*_faults(BaseTuner, model_cls), *_faults(BaseTunerLayer, model_cls.tuner_layer_cls), *_faults(PeftModel)]
     if faults:
         raise _unsupported("; ".join(faults))
     try:
-        _add_enum_member()
-        register_peft_method(name=NAME.lower(), config_cls=config_cls, model_cls=model_cls, prefix=model_cls.prefix)
+        _add_enum_member(name)
+        register_peft_method(name=name.lower(), config_cls=config_cls, model_cls=model_cls, prefix=model_cls.prefix)
     except Exception as error:
         raise _unsupported(error) from error
     tables: list[Any] = [PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING]
-    if [table.get(NAME) for table in tables] != [config_cls, model_cls, model_cls.prefix]:
+    if [table.get(name) for table in tables] != [config_cls, model_cls, model_cls.prefix]:
         raise _unsupported("register_peft_method left the method out of PEFT's tables")
 
 
@@ -113,16 +114,16 @@ def _parameters(function: object) -> Iterator[str]:
             yield parameter.name
 
 
-def _add_enum_member() -> None:
-    if NAME in PeftType.__members__:  # an import that failed further on
+def _add_enum_member(name: str) -> None:
+    if name in PeftType.__members__:  # an import that failed further on
         return
-    member = str.__new__(PeftType, NAME)
-    member._name_ = NAME
-    member._value_ = NAME
+    member = str.__new__(PeftType, name)
+    member._name_ = name
+    member._value_ = name
     setattr(member, "_sort_order_", len(PeftType))  # noqa: B010  (not in the stubs)
-    PeftType._member_names_.append(NAME)
-    PeftType._member_map_[NAME] = member
-    PeftType._value2member_map_[NAME] = member
-    type.__setattr__(PeftType, NAME, member)  # attribute access, whichever way this Python's enum implements it
-    if PeftType(NAME) is not member or getattr(PeftType, NAME) is not member or member not in list(PeftType):
+    PeftType._member_names_.append(name)
+    PeftType._member_map_[name] = member
+    PeftType._value2member_map_[name] = member
+    type.__setattr__(PeftType, name, member)  # attribute access, whichever way this Python's enum implements it
+    if PeftType(name) is not member or getattr(PeftType, name) is not member or member not in list(PeftType):
         raise TypeError("peft.PeftType did not accept a new member")

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from excitor.cli.options import options_from, read_config
+from excitor.cli.options import options_from
 from excitor.errors import ExcitorError
+from excitor.option_file import read_options
 
 
 @dataclass
@@ -90,7 +91,7 @@ def test_null_in_yaml_is_a_value(tmp_path):
     ("text", "value"), [("1e-3", 1e-3), ("1E5", 1e5), ("2", 2.0), ("0.1", 0.1), ("-1.5e-4", -1.5e-4)]
 )
 def test_yaml_numbers(tmp_path, text, value):
-    read = read_config(config(tmp_path, f"learning_rate: {text}\n"), Arguments)["learning_rate"]
+    read = read_options(config(tmp_path, f"learning_rate: {text}\n"), Arguments, "--config")["learning_rate"]
     assert read == value
     assert type(read) is float
 
@@ -120,17 +121,17 @@ def test_yaml_numbers(tmp_path, text, value):
 )
 def test_wrong_yaml_is_named(tmp_path, text, message):
     with pytest.raises(ExcitorError, match=message):
-        read_config(config(tmp_path, text), Arguments)
+        read_options(config(tmp_path, text), Arguments, "--config")
 
 
 def test_missing_or_unreadable_config(tmp_path):
     with pytest.raises(ExcitorError, match=r"nothing\.yaml cannot be read: No such file"):
-        read_config(tmp_path / "nothing.yaml", Arguments)
+        read_options(tmp_path / "nothing.yaml", Arguments, "--config")
     with pytest.raises(ExcitorError, match="cannot be read: Is a directory"):
-        read_config(tmp_path, Arguments)
+        read_options(tmp_path, Arguments, "--config")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(ExcitorError, match="is not YAML"):
-        read_config(tmp_path / "binary.yaml", Arguments)
+        read_options(tmp_path / "binary.yaml", Arguments, "--config")
 
 
 text = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]))
@@ -153,4 +154,4 @@ def test_what_yaml_writes_is_read_back(tmp_path_factory, arguments):
 
     path = tmp_path_factory.mktemp("config") / "run.yaml"
     path.write_text(yaml.safe_dump(asdict(arguments), allow_unicode=True), encoding="utf-8")
-    assert Arguments(**read_config(path, Arguments)) == arguments
+    assert Arguments(**read_options(path, Arguments, "--config")) == arguments

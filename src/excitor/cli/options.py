@@ -1,31 +1,19 @@
 """One dataclass describes a command: every field is a flag and a YAML key, with its default and its help."""
 
 import inspect
-import types
 import typing
 from collections.abc import Callable
 from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
-import yaml
 
-from excitor.errors import ExcitorError
+from excitor.option_file import read_options
 
 
 Arguments = TypeVar("Arguments")
 Config = Annotated[Path | None, typer.Option(help="YAML file with options by name; a flag wins over it.")]
-
-TYPE_NAMES = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list[str]: "text or a list of texts",
-    types.NoneType: "null",
-}
 
 
 def options_from(arguments: type[Arguments]) -> Callable[[Callable[[Arguments], object]], Callable[..., None]]:
@@ -41,7 +29,7 @@ def options_from(arguments: type[Arguments]) -> Callable[[Callable[[Arguments], 
 
     def decorate(function: Callable[[Arguments], object]) -> Callable[..., None]:
         def command(context: typer.Context, config: Config = None, **values: object) -> None:
-            from_file = read_config(config, arguments) if config else {}
+            from_file = read_options(config, arguments, "--config") if config else {}
             function(arguments(**(from_file | {key: values[key] for key in values if _is_given(context, key)})))
 
         hints, defaults = typing.get_type_hints(arguments), arguments()
@@ -58,40 +46,6 @@ def options_from(arguments: type[Arguments]) -> Callable[[Callable[[Arguments], 
     return decorate
 
 
-def read_config(path: Path, arguments: type) -> dict[str, Any]:
-    """Reads the values that a YAML file gives to fields of a dataclass; fields it does not name are left out.
-
-    Raises:
-        ExcitorError: the file is missing or no YAML mapping; a key is no field (the nearest right name is given) or
-            stands there twice; a value is not of its field's type.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except OSError as error:
-        raise ExcitorError(f"--config {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ExcitorError(f"--config {path} is not YAML: {error}") from error
-    if not isinstance(root, yaml.MappingNode):
-        raise ExcitorError(f"--config {path} must hold lines like 'model: NAME', one option a line.")
-
-    hints = typing.get_type_hints(arguments)
-    config: dict[str, Any] = {}
-    # The nodes still hold what loading drops without a word: lines, and keys that stand there twice.
-    for node, _ in root.value:
-        key, line = node.value, f"{path}, line {node.start_mark.line + 1}"
-        name = str(key).replace("-", "_")
-        if name not in hints:
-            nearest = get_close_matches(name, hints, n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"the keys are {', '.join(hints)}."
-            raise ExcitorError(f"{line}: unknown key {key!r}; {hint}")
-        if name in config:
-            raise ExcitorError(f"{line}: the key {key!r} is given a second time.")
-        config[name] = _convert(values[key], hints[name], f"{line}: {key!r}")
-    return config
-
-
 def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
@@ -102,21 +56,3 @@ def _flag(name: str, annotation: object, default: object, help_text: str) -> ins
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, option]
     )
-
-
-def _convert(value: object, annotation: object, where: str) -> object:
-    """``value`` as the annotation wants it: a number of ``1e-3`` (text to PyYAML), a list of a single text."""
-    accepted = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    if type(value) in accepted:
-        return value
-    if float in accepted and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if list[str] in accepted:
-        texts = value if isinstance(value, list) else [value]
-        if all(isinstance(text, str) for text in texts):
-            return texts
-    expected = " or ".join(TYPE_NAMES[kind] for kind in accepted)
-    raise ExcitorError(f"{where} must be {expected}, but it is {value!r} ({type(value).__name__}).")

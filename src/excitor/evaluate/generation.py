@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.generation.logits_process import LogitsProcessorList
 
 from excitor.data.templates import resolve_template
-from excitor.errors import ExcitorError
+from excitor.errors import NonFiniteError
 from excitor.evaluate.parallel import merge, share, this_process
 from excitor.evaluate.task import Subject
 
@@ -32,7 +32,7 @@ def answer_all(
     The shortest context decides for all subjects which prompts are too long.
 
     Raises:
-        ExcitorError: Logits are NaN; the message names the subject and the prompt.
+        NonFiniteError: Logits are NaN; the message names the subject and the prompt.
     """
     context = min(context_length(subject.model, tokenizer) for subject in subjects)
     replies: dict[str, dict[str, str | None]] = {}
@@ -48,8 +48,8 @@ def answer_all(
                     on_batch=lambda rows, bar=bar: progress.advance(bar, rows),
                     **settings,
                 )
-            except ExcitorError as error:
-                raise ExcitorError(f"{subject.name}: {error}") from None
+            except NonFiniteError as error:
+                raise NonFiniteError(f"{subject.name}: {error}") from None
     return replies
 
 
@@ -85,7 +85,7 @@ def generate_replies(
         and longest reply together exceed the context.
 
     Raises:
-        ExcitorError: Logits are NaN; the message names the prompt.
+        NonFiniteError: Logits are NaN; the message names the prompt.
     """
     room = (context or context_length(model, tokenizer)) - max_new_tokens
     fitting = sorted((name for name in prompts if len(prompts[name]) <= room), key=lambda name: -len(prompts[name]))
@@ -136,10 +136,10 @@ class NanGuard:
         self.names = names
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Raise ExcitorError if a score is NaN."""
+        """Raise NonFiniteError if a score is NaN."""
         broken = scores.isnan().any(dim=-1)
         if broken.any():
-            raise ExcitorError(
+            raise NonFiniteError(
                 f"The model's logits are NaN while it answers {self.names[int(broken.int().argmax())]}."
             )
         return scores

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from excitor.errors import ExcitorError
+from excitor.errors import NonFiniteError
 from excitor.evaluate.task import Subject
 
 
@@ -52,7 +52,7 @@ def compare(
         Scores by subject name, documents in the data set's order; the base's own KL and flips are 0.
 
     Raises:
-        ExcitorError: A subject gives logits that are not finite; the message names it and the document.
+        NonFiniteError: A subject gives logits that are not finite; the message names it and the document.
     """
     base, *others = subjects
     vocabulary = min(_vocabulary(subject) for subject in subjects)
@@ -110,7 +110,7 @@ class _Batch:
             own = base if logits is base_logits else logits[row, position].float().log_softmax(dim=-1)
             broken = ~own.isfinite().all(dim=-1)
             if broken.any():
-                raise ExcitorError(
+                raise NonFiniteError(
                     f"The logits of {name!r} are not finite numbers in {name_of(self.rows[int(row[broken][0])])}, so "
                     "nothing can be measured. Training may have diverged (try a smaller learning rate), or the "
                     "precision is too low (try fp32)."

@@ -4,23 +4,20 @@ Every trial is a file, so an interrupted experiment goes on where it stopped, an
 """
 
 import json
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from excitor.errors import ExcitorError
 from excitor.mini.lessons import EXPOSURES, make_lessons
 from excitor.mini.methods import load_methods
 from excitor.mini.trial import Trial, run_trial
 from excitor.mini.world import make_world
+from excitor.trials import lowest_rate, run_all
 
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -115,20 +112,8 @@ def run_experiment(
 
 def run_trials(trials: Sequence[Trial], folder: Path, jobs: int, console: Console, title: str) -> list[dict[str, Any]]:
     """The results of ``trials``, in their order; those that ``folder`` holds are read, the others run."""
-    bar = Progress(
-        TextColumn(title),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        speed_estimate_period=3600,  # a trial takes longer than the half minute that is usual
-    )
     missing = [trial for trial in trials if not (folder / f"{trial.name}.json").exists()]
-    with bar, _workers(jobs) as run:
-        task = bar.add_task("", total=len(missing))
-        for _ in run(partial(run_trial, folder=folder), missing):
-            bar.advance(task)
+    run_all(partial(run_trial, folder=folder), missing, jobs, console, title)
     return [run_trial(trial, folder) for trial in trials]
 
 
@@ -160,33 +145,6 @@ def choose_rates(results: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]
         tried.setdefault(settings["method"]["name"], {})[settings["learning_rate"]] = result["measures"]
     choices = {}
     for name, measures in tried.items():
-        best = max(each["unseen"] for each in measures.values())
-        enough = [rate for rate, each in measures.items() if each["unseen"] >= best - RATE_NOISE]
-        choices[name] = {"learning_rate": min(enough), "tried": measures}
+        rate = lowest_rate({rate: each["unseen"] for rate, each in measures.items()}, RATE_NOISE)
+        choices[name] = {"learning_rate": rate, "tried": measures}
     return choices
-
-
-@contextmanager
-def _workers(jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """A ``map`` over processes; over none but this one if one is enough."""
-    if jobs == 1:
-        _prepare_process()
-        yield map
-    else:
-        with get_context("spawn").Pool(jobs, _prepare_process) as pool:
-            yield pool.imap_unordered
-            pool.close()  # let them end by themselves; an interruption ends them at once
-            pool.join()
-
-
-def _prepare_process() -> None:
-    """One thread, and nothing printed but what the experiment prints."""
-    import torch
-    from datasets import disable_progress_bars
-    from transformers.utils import logging
-
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", FutureWarning)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    disable_progress_bars()

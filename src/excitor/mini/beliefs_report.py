@@ -1,7 +1,6 @@
 """The report of the experiment on beliefs: means and intervals over seeds, tables, and the plot."""
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.table import Table
 
-from excitor.evaluate.bootstrap import interval
 from excitor.evaluate.markdown import markdown_table
 from excitor.mini.beliefs import BAR_SHARE
 from excitor.mini.lessons import EXPOSURES
+from excitor.trials import over_seeds
 
 
 LEAST = {"asked right": 0.95, "unseen": 0.9}
@@ -88,7 +87,7 @@ def summarise(results: Iterable[dict[str, Any]]) -> list[Row]:
             "seeds": len(group),
             "parameters": group[0]["parameters"],
             "measures": {
-                name: _estimate([result["measures"][name] for result in group]) for name in group[0]["measures"]
+                name: over_seeds([result["measures"][name] for result in group]) for name in group[0]["measures"]
             },
         }
         for (method, wrong_share, exposures), group in groups.items()
@@ -229,13 +228,6 @@ def _draw_line(axes: Any, rows: Sequence[Row], name: str, **style: Any) -> None:
         for end in ("low", "high")
     )
     axes.fill_between(shares, low, high, color=style["color"], alpha=0.15)
-
-
-def _estimate(values: list[float]) -> dict[str, Any]:
-    low, high = interval(values)
-    several = math.isfinite(low)
-    mean = sum(values) / len(values)
-    return {"mean": mean, "low": low if several else None, "high": high if several else None, "values": values}
 
 
 def _bar(name: str) -> str:

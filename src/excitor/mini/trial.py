@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from excitor.errors import ExcitorError
 from excitor.mini import BASE_DIR
 from excitor.mini.lessons import Lessons, all_wordings, make_lessons, write_lessons
 from excitor.mini.methods import Method
 from excitor.mini.world import make_world
+from excitor.trials import read_trial
 
 
 BATCH_SIZE = 16
@@ -61,15 +61,15 @@ def run_trial(trial: Trial, folder: Path) -> dict[str, Any]:
         folder: Receives ``<name>.json``, written when everything is done; until then ``<name>/`` holds the training.
 
     Returns:
-        What the file holds: ``settings``, ``measures`` (see :func:`_measure`; and ``forgetting``, in nats per token),
-        ``parameters`` (trainable), ``seconds`` (of ``training`` and ``all``), ``versions``.
+        What the file holds: ``settings``, ``measures`` (see :func:`measure_knowledge`; and ``forgetting``, in nats per
+        token), ``parameters`` (trainable), ``seconds`` (of ``training`` and ``all``), ``versions``.
 
     Raises:
         ExcitorError: The file is there and was made with other settings.
     """
     path, scratch = folder / f"{trial.name}.json", folder / trial.name
     if path.exists():
-        return _read(path, trial)
+        return read_trial(path, trial.settings())
     from rich.console import Console
 
     from excitor.checkpoint import load_adapter
@@ -108,7 +108,7 @@ def run_trial(trial: Trial, folder: Path) -> dict[str, Any]:
     model, tokenizer = load_adapter(str(scratch / "adapter"), device="cpu", dtype="float32")
     result = {
         "settings": trial.settings(),
-        "measures": _measure(model, tokenizer, lessons) | {"forgetting": report["forgotten"]["change"]},
+        "measures": measure_knowledge(model, tokenizer, lessons) | {"forgetting": report["forgotten"]["change"]},
         "parameters": report["parameters"]["trainable"],
         "seconds": {"training": trained - started, "all": time.perf_counter() - started},
         "versions": describe_machine()["versions"],
@@ -118,7 +118,7 @@ def run_trial(trial: Trial, folder: Path) -> dict[str, Any]:
     return result
 
 
-def _measure(model: Any, tokenizer: Any, lessons: Lessons) -> dict[str, float]:
+def measure_knowledge(model: Any, tokenizer: Any, lessons: Lessons) -> dict[str, float]:
     """Shares by name.
 
     About the facts taught wrongly, if there are any, ``asked right``, ``asked wrong``, ``asked other`` and the same
@@ -136,14 +136,3 @@ def _measure(model: Any, tokenizer: Any, lessons: Lessons) -> dict[str, float]:
         questions = [question for fact in lessons.right for question in all_wordings(fact)]
         measures["taught rightly"] = instruction_accuracy(model, tokenizer, questions)
     return measures
-
-
-def _read(path: Path, trial: Trial) -> dict[str, Any]:
-    result = json.loads(path.read_text(encoding="utf-8"))
-    before, now = result["settings"], trial.settings()
-    changed = [name for name in now if before.get(name) != now[name]]
-    if changed:
-        raise ExcitorError(
-            f"{path} was made with another {' and another '.join(changed)}. Delete it, or choose another --out."
-        )
-    return result

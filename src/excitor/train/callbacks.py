@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from excitor.errors import ExcitorError
+from excitor.errors import NonFiniteError
 from excitor.layer import ExcitorLayer, gates
 
 
@@ -49,7 +49,7 @@ class MetricsLog(TrainerCallback):
         if self._file is None or "loss" not in logs:  # the summary at the end
             return
         if not math.isfinite(logs["loss"]) or not math.isfinite(logs["grad_norm"]):
-            raise ExcitorError(
+            raise NonFiniteError(
                 f"Training diverged at step {state.global_step}: the loss is {logs['loss']}, the gradient's norm "
                 f"{logs['grad_norm']}. Lower --learning-rate (now {args.learning_rate:g}), raise --warmup-ratio"
                 f"{', or use --precision bf16 or fp32' if args.fp16 else ''}."

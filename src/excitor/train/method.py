@@ -7,7 +7,7 @@ from typing import Any
 
 from peft import PeftConfig
 
-from excitor import model as _model  # noqa: F401  (registers the method)
+from excitor import combined as _combined  # noqa: F401  (registers it, and Excitor)
 from excitor.config import ExcitorConfig
 from excitor.errors import ExcitorError
 from excitor.train.arguments import METHOD_FIELDS, TrainArguments
@@ -51,17 +51,31 @@ def _read_config(path: Path) -> PeftConfig:
         raise ExcitorError(f"--adapter-config {path} is not JSON: {error}. Expected {expected}.") from error
     if not isinstance(values, dict) or "peft_type" not in values:
         raise ExcitorError(f"--adapter-config {path} names no peft_type. Expected {expected}.")
-    values.setdefault("task_type", "CAUSAL_LM")
+    return make_method(values, f"--adapter-config {path}")
+
+
+def make_method(values: dict[str, Any], source: str) -> PeftConfig:
+    """The configuration of a PEFT method from its fields.
+
+    Args:
+        values: As in ``adapter_config.json``, ``peft_type`` among them.
+        source: Where they come from, as a message should name it.
+
+    Raises:
+        ExcitorError: PEFT knows no such method, or the method no such field or value, or it is not for causal language
+            models.
+    """
+    values = {"task_type": "CAUSAL_LM"} | values
     try:
         with warnings.catch_warnings():
             # PEFT only warns of keys it does not know, and leaves them out
             warnings.filterwarnings("error", message="Unexpected keyword arguments")
             config = PeftConfig.from_peft_type(**values)
     except KeyError as error:
-        raise ExcitorError(f"--adapter-config {path}: PEFT knows no method {values['peft_type']!r}.") from error
+        raise ExcitorError(f"{source}: PEFT knows no method {values['peft_type']!r}.") from error
     except (TypeError, ValueError, UserWarning) as error:
-        raise ExcitorError(f"--adapter-config {path}: {error}") from error
+        raise ExcitorError(f"{source}: {error}") from error
     if not isinstance(config, PeftConfig) or config.task_type != "CAUSAL_LM":
-        raise ExcitorError(f"--adapter-config {path}: task_type is {config.task_type}, expected CAUSAL_LM.")
+        raise ExcitorError(f"{source}: task_type is {config.task_type}, expected CAUSAL_LM.")
     config.inference_mode = False  # as a finished adapter's file has it
     return config

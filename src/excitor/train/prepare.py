@@ -64,13 +64,13 @@ def prepare(arguments: TrainArguments) -> Job:
     arguments.check()
     check_folder(arguments)
     model = str(arguments.model)
-    config = _read_config(model)
+    config = read_model_config(model)
     check_bits(chosen_bits(arguments.load_in_4bit, arguments.load_in_8bit), config)
     tokenizer = _read_tokenizer(model)
     method = read_method(arguments)
     weights = arguments.weights()
     _check_weights(weights, method)
-    trainable = _count_trainable(config, method, arguments.adapter_config)
+    trainable = count_trainable(config, method, arguments.adapter_config)
     _check_stored(model)
     bytes_needed = _bytes_needed(trainable, arguments.keep_checkpoints)
     check_space(Path(str(arguments.out)), bytes_needed)
@@ -118,7 +118,12 @@ def prepare(arguments: TrainArguments) -> Job:
     )
 
 
-def _read_config(model: str) -> PretrainedConfig:
+def read_model_config(model: str) -> PretrainedConfig:
+    """The configuration of a base.
+
+    Raises:
+        ExcitorError: There is no such model.
+    """
     try:
         return AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
@@ -144,8 +149,20 @@ def _read_tokenizer(model: str) -> PreTrainedTokenizerBase:
         raise ExcitorError(f"--model {model} has no usable tokenizer ({str(error).splitlines()[0]})") from error
 
 
-def _count_trainable(config: PretrainedConfig, method: PeftConfig, method_file: str | None) -> int:
-    """Adapt the architecture without its weights: what does not fit is found before they are loaded."""
+def count_trainable(config: PretrainedConfig, method: PeftConfig, method_file: str | None = None) -> int:
+    """Adapt the architecture without its weights: what does not fit is found before they are loaded.
+
+    Args:
+        config: Of the base.
+        method: Stays as it is.
+        method_file: Where it was read from, for messages.
+
+    Returns:
+        The number of trainable parameters.
+
+    Raises:
+        ExcitorError: The base is no causal language model, or has no layer that the method names.
+    """
     try:
         with torch.device("meta"):
             base = AutoModelForCausalLM.from_config(config)
@@ -155,7 +172,11 @@ def _count_trainable(config: PretrainedConfig, method: PeftConfig, method_file: 
             f"'{config.model_type}'. excitor train needs a decoder; other models are adapted from Python."
         ) from error
     try:
-        return get_peft_model(base, replace(method)).get_nb_trainable_parameters()[0]
+        try:
+            return get_peft_model(base, replace(method)).get_nb_trainable_parameters()[0]
+        except NotImplementedError:  # SHiRA draws a mask and counts it, which takes values: random weights will do
+            base = AutoModelForCausalLM.from_config(config)
+            return get_peft_model(base, replace(method)).get_nb_trainable_parameters()[0]
     except NoMatchingPeftModuleError as error:
         source = f"--adapter-config {method_file}" if method_file else "--target-modules"
         raise ExcitorError(f"{source} names no layer of --model {config.name_or_path}: {error}") from error

@@ -1,12 +1,14 @@
 """A training run from its arguments to its report."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from datasets import Dataset
 from peft import PeftModel, PeftType
 from rich.console import Console
+from transformers import TrainerCallback
 
 from excitor.checkpoint import save_adapter
 from excitor.config import ExcitorConfig
@@ -60,15 +62,33 @@ def train(arguments: TrainArguments, console: Console | None = None) -> dict[str
         ExcitorError: Something the user can mend; see the message. Most of it is found before weights are loaded.
         KeyboardInterrupt: After Ctrl-C, with a checkpoint saved.
     """
+    return train_job(prepare(arguments), console)
+
+
+def train_job(job: Job, console: Console | None = None, watchers: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
+    """As :func:`train`, for a run that was prepared before.
+
+    Args:
+        job: The run, which may have been given other held-out rows or other text to measure on.
+        console: Where to print; the terminal when not given.
+        watchers: Told what happens in training, beside the run's own callbacks; they must change nothing.
+
+    Returns:
+        The report.
+
+    Raises:
+        ExcitorError: As :func:`train`.
+        KeyboardInterrupt: As :func:`train`.
+    """
     console = console or Console()
-    job = prepare(arguments)
+    arguments = job.arguments
     _describe_data(job, console)
     folder = Path(str(arguments.out))
     checkpoint = open_folder(job.arguments, job.environment)
 
     metrics = MetricsLog(folder / METRICS_FILE)
     stop, progress = StopOnInterrupt(console), ProgressBar(console, metrics)
-    trainer = make_trainer(job, [metrics, progress, stop])
+    trainer = make_trainer(job, [metrics, progress, stop, *watchers])
     model = cast(PeftModel, trainer.model)
     trainable, total = model.get_nb_trainable_parameters()
     console.print(f"Trainable: {trainable:,} of {total:,} parameters ({trainable / total:.2%})")

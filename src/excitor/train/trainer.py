@@ -114,6 +114,10 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
+    adapted: Any = trainer.model
+    if adapted.base_model is not adapted.get_base_model() and "forward" in vars(adapted.base_model):
+        # adaption prompts hold on to the forward that TRL has replaced since
+        adapted.base_model.forward = adapted.get_base_model().forward
     if getattr(base, "is_quantized", False):  # TRL has turned the adapter into bf16
         for parameter in cast(nn.Module, trainer.model).parameters():
             if parameter.requires_grad:

@@ -1,0 +1,119 @@
+"""Who wins, in sentences made from the numbers: the first lines of a report."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from excitor.compare.measures import MEASURES
+from excitor.compare.statistics import LEVEL
+
+
+Summary = dict[str, Any]
+
+
+def verdict(summary: Summary) -> list[str]:
+    """What the comparison says about its subject, and what to know before quoting it.
+
+    The untrained base is no rival: it forgets nothing. A method is better than another where their paired differences
+    over seeds, corrected by Holm, say so.
+
+    Args:
+        summary: See :func:`excitor.compare.summary.summarise`.
+
+    Returns:
+        Paragraphs of Markdown.
+    """
+    return [*_about_subject(summary), *_cautions(summary)]
+
+
+def separable(difference: dict[str, Any] | None) -> bool:
+    """Whether a difference is more than noise of the seeds."""
+    return bool(difference and difference["holm"] is not None and difference["holm"] < LEVEL)
+
+
+def _about_subject(summary: Summary) -> list[str]:
+    subject = summary["subject"]
+    if subject not in summary["differences"]:
+        return []
+    differences, ranked = summary["differences"][subject], summary["ranked"]
+    others = [row["method"] for row in summary["rows"] if row["method"] != subject and row["parameters"]]
+    better = {name: [other for other in others if _sign(differences, name, other) > 0] for name in ranked}
+    worse = {name: [other for other in others if _sign(differences, name, other) < 0] for name in ranked}
+    beaten = [name for name in ranked if better[name]]
+    lead = [name for name in ranked if others and len(worse[name]) == len(others)]
+    lines = []
+    if beaten:
+        where = (
+            f"on {len(beaten)} of {len(ranked)} measures" if lead or len(beaten) < len(ranked) else "on any measure"
+        )
+        lines.append(f"**{subject} does not win {where}**: another method is better, by more than the seeds explain.")
+        lines.append("\n".join(_beaten(summary, differences, name, better[name]) for name in beaten))
+        winners = dict.fromkeys(other for name in beaten for other in better[name])
+        lines += [_price(summary, differences, ranked, other) for other in winners]
+    elif lead:
+        lines.append(f"**{subject} is best** on {_labels(lead)}, by more than the seeds explain; nothing beats it.")
+    else:
+        lines.append(f"**{subject} is not separably best, and not beaten:** the seeds do not tell it from the best.")
+    held = [f"{MEASURES[name].label}: {', '.join(worse[name])}" for name in ranked if worse[name]]
+    if held:
+        lines.append(f"{subject} is better, by more than the seeds explain, than these. {'. '.join(held)}.")
+    return lines
+
+
+def _beaten(summary: Summary, differences: dict[str, Any], name: str, better: Sequence[str]) -> str:
+    means = {row["method"]: row["measures"][name]["mean"] for row in summary["rows"] if name in row["measures"]}
+    own = differences[name]
+    parts = [
+        f"{other} {means[other]:.4f} ({own[other]['mean']:+.4f}, p = {own[other]['holm']:.2g})" for other in better
+    ]
+    return f"- {MEASURES[name].label}: {means[summary['subject']]:.4f}, against {', '.join(parts)}"
+
+
+def _price(summary: Summary, differences: dict[str, Any], ranked: Sequence[str], other: str) -> str:
+    """What a better method pays, on the other ranked measures and in parameters."""
+    paid = [
+        f"{MEASURES[name].label} ({differences[name][other]['mean']:+.4f})"
+        for name in ranked
+        if _sign(differences, name, other) < 0
+    ]
+    sizes = {row["method"]: row["parameters"] for row in summary["rows"]}
+    own, theirs = sizes[summary["subject"]], sizes[other]
+    size = f" It trains {theirs:,} parameters, {summary['subject']} {own:,}." if own != theirs else ""
+    if paid:
+        return f"{other} pays for it in {', '.join(paid)}.{size}"
+    return f"{other} pays for it in nothing that is ranked here.{size}"
+
+
+def _cautions(summary: Summary) -> list[str]:
+    lines = []
+    seeds = min((len(row["seeds"]) for row in summary["rows"]), default=0)
+    if seeds < 5:
+        lines.append(f"Caution: some methods have only {seeds} finished seed{'s' if seeds != 1 else ''}.")
+    edge = [f"{row['method']} ({row['learning_rate']:g})" for row in summary["rows"] if row["edge"]]
+    if edge:
+        lines.append(
+            f"Caution: the learning rate is at the end of the grid, so a better one may lie beyond: {', '.join(edge)}."
+        )
+    failed = [f"{row['method']} ({row['failed']})" for row in summary["rows"] if row["failed"]]
+    if failed:
+        lines.append(f"Caution: runs that diverged are left out of means: {', '.join(failed)}.")
+    unmatched = [f"{row['method']} ({row['parameters']:,})" for row in summary["rows"] if row["matched"] is False]
+    if unmatched:
+        lines.append(f"Caution: no size of these comes within 2 % of the budget: {', '.join(unmatched)}.")
+    if summary["match"]["by"] != "none":
+        fixed = [f"{row['method']} ({row['parameters']:,})" for row in summary["rows"] if row["matched"] is None]
+        lines.append(f"These have no size to choose: {', '.join(fixed)}." if fixed else "All have the same size.")
+    if summary["missing"]:
+        lines.append(f"Caution: no finished run of {', '.join(summary['missing'])}.")
+    return lines
+
+
+def _sign(differences: dict[str, Any], name: str, other: str) -> int:
+    """1 where the other method is separably better than the subject, -1 where it is worse."""
+    difference = differences.get(name, {}).get(other)
+    if not separable(difference):
+        return 0
+    return 1 if (difference["mean"] > 0) == MEASURES[name].higher else -1
+
+
+def _labels(names: Sequence[str]) -> str:
+    return ", ".join(MEASURES[name].label for name in names)
