@@ -10,6 +10,7 @@ from excitor.mini.methods import load_methods
 
 PARAMETERS = {
     "excitor": 42_264,
+    "excitor-kl": 42_264,
     "excitor-paper": 29_976,
     "excitor-table": 29_976,
     "full": 884_736,

@@ -123,9 +123,9 @@ def test_exposures_add_rows_about_wrong_facts_and_change_nothing_else():
     assert (more.tests, more.probes, more.wrong) == (usual.tests, usual.probes, usual.wrong)
 
 
-@pytest.mark.parametrize(("share", "exposures"), [(-0.1, 2), (1.1, 2), (0.4, 1)])
+@pytest.mark.parametrize(("share", "exposures"), [(-0.1, 2), (1.1, 2), (0.4, 1), (0.4, 1001)])
 def test_lessons_that_cannot_be_made_are_refused(share, exposures):
-    with pytest.raises(ExcitorError, match=r"must be (from 0 to 1|at least 2), got"):
+    with pytest.raises(ExcitorError, match=r"must be from (0 to 1|2 to 1,000), got"):
         make_lessons(WORLD, 0, share, exposures)
 
 
