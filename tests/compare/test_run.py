@@ -74,6 +74,7 @@ def test_a_run_is_a_file_that_contains_the_schema_of_peft(make, tmp_path):
     assert last["train total tokens"] == result["costs"]["train_tokens"] > 0
     assert last["train samples"] == 16
     assert result["train_info"]["status"] == "success"
+    assert str(tmp_path) not in json.dumps(result)
 
 
 def test_everything_is_measured(make, tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from excitor.compare.statistics import holm, paired
+from excitor.compare.statistics import holm, paired, rank_ranges
 from excitor.compare.verdict import verdict
 from excitor.trials import over_seeds
 
@@ -32,6 +32,7 @@ def summary_of(gains: dict[str, list[float]], **row) -> dict:
         "ranked": ["gain"],
         "rows": rows,
         "differences": {SUBJECT: {"gain": {name: one | {"holm": corrected[name]} for name, one in found.items()}}},
+        "ranks": {"gain": rank_ranges({row["method"]: row["measures"]["gain"] for row in rows}, higher=True)},
         "match": {"by": "none", "target": ""},
         "missing": [],
     }
@@ -54,6 +55,12 @@ def test_a_victory_needs_to_be_over_all():
     assert first.startswith(f"**{SUBJECT} is best** on learned")
     assert held.endswith("lora/q-v, ia3/default.")
     assert "is best" not in verdict(summary_of({SUBJECT: HIGH, RIVAL: LOW, "ia3/default": WIDE}))[0]
+
+
+def test_intervals_apart_are_enough_to_lose_and_not_to_win():
+    few, more = [0.1, 0.2, 0.15], [0.25, 0.5, 0.9]  # the paired test is not sure
+    assert "does not win on any measure" in verdict(summary_of({SUBJECT: few, RIVAL: more}))[0]
+    assert "is not separably best" in verdict(summary_of({SUBJECT: more, RIVAL: few}))[0]
 
 
 def test_what_the_seeds_do_not_separate_is_not_claimed():

@@ -99,7 +99,7 @@ def record(run: "Run", job: Job, outcome: Outcome, *, created: str, seconds: flo
             "experiment_name": run.experiment.name,
             "peft_branch": "main",
             "train_config": _train_config(run, job),
-            "peft_config": _plain(job.method.to_dict()) if run.experiment.adapter else None,
+            "peft_config": _peft_config(run, job) if run.experiment.adapter else None,
             "error_msg": outcome.error,
         },
         "train_info": {
@@ -189,10 +189,10 @@ def _train_config(run: "Run", job: Job) -> dict[str, Any]:
     }
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(
-        json.dumps(values, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
-    )
+def _peft_config(run: "Run", job: Job) -> dict[str, Any]:
+    """Of the method; the base by its name, not by where it lay on this machine."""
+    values = job.method.to_dict() | {"base_model_name_or_path": run.settings()["material"]["model"]}
+    return json.loads(json.dumps(values, default=lambda one: sorted(one) if isinstance(one, set) else str(one)))
 
 
 def _packages() -> dict[str, str | None]:

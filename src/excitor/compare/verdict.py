@@ -13,8 +13,9 @@ Summary = dict[str, Any]
 def verdict(summary: Summary) -> list[str]:
     """What the comparison says about its subject, and what to know before quoting it.
 
-    The untrained base is no rival: it forgets nothing. A method is better than another where their paired differences
-    over seeds, corrected by Holm, say so.
+    The untrained base is no rival: it forgets nothing. Another method counts as better than the subject where either
+    their intervals do not overlap or the paired test, corrected by Holm, separates them; the subject as better than
+    another only where the test does. So it is easier to be told that it lost than that it won.
 
     Args:
         summary: See :func:`excitor.compare.summary.summarise`.
@@ -36,8 +37,8 @@ def _about_subject(summary: Summary) -> list[str]:
         return []
     differences, ranked = summary["differences"][subject], summary["ranked"]
     others = [row["method"] for row in summary["rows"] if row["method"] != subject and row["parameters"]]
-    better = {name: [other for other in others if _sign(differences, name, other) > 0] for name in ranked}
-    worse = {name: [other for other in others if _sign(differences, name, other) < 0] for name in ranked}
+    better = {name: [other for other in others if _sign(summary, name, other) > 0] for name in ranked}
+    worse = {name: [other for other in others if _sign(summary, name, other, tested=True) < 0] for name in ranked}
     beaten = [name for name in ranked if better[name]]
     lead = [name for name in ranked if others and len(worse[name]) == len(others)]
     lines = []
@@ -45,10 +46,10 @@ def _about_subject(summary: Summary) -> list[str]:
         where = (
             f"on {len(beaten)} of {len(ranked)} measures" if lead or len(beaten) < len(ranked) else "on any measure"
         )
-        lines.append(f"**{subject} does not win {where}**: another method is better, by more than the seeds explain.")
+        lines.append(f"**{subject} does not win {where}**: another method is better.")
         lines.append("\n".join(_beaten(summary, differences, name, better[name]) for name in beaten))
         winners = dict.fromkeys(other for name in beaten for other in better[name])
-        lines += [_price(summary, differences, ranked, other) for other in winners]
+        lines += [_price(summary, ranked, other) for other in winners]
     elif lead:
         lines.append(f"**{subject} is best** on {_labels(lead)}, by more than the seeds explain; nothing beats it.")
     else:
@@ -68,12 +69,13 @@ def _beaten(summary: Summary, differences: dict[str, Any], name: str, better: Se
     return f"- {MEASURES[name].label}: {means[summary['subject']]:.4f}, against {', '.join(parts)}"
 
 
-def _price(summary: Summary, differences: dict[str, Any], ranked: Sequence[str], other: str) -> str:
+def _price(summary: Summary, ranked: Sequence[str], other: str) -> str:
     """What a better method pays, on the other ranked measures and in parameters."""
+    differences = summary["differences"][summary["subject"]]
     paid = [
         f"{MEASURES[name].label} ({differences[name][other]['mean']:+.4f})"
         for name in ranked
-        if _sign(differences, name, other) < 0
+        if _sign(summary, name, other) < 0
     ]
     sizes = {row["method"]: row["parameters"] for row in summary["rows"]}
     own, theirs = sizes[summary["subject"]], sizes[other]
@@ -107,10 +109,21 @@ def _cautions(summary: Summary) -> list[str]:
     return lines
 
 
-def _sign(differences: dict[str, Any], name: str, other: str) -> int:
-    """1 where the other method is separably better than the subject, -1 where it is worse."""
-    difference = differences.get(name, {}).get(other)
-    if not separable(difference):
+def _sign(summary: Summary, name: str, other: str, tested: bool = False) -> int:
+    """1 where the other method is better than the subject, -1 where it is worse, 0 where nothing separates them.
+
+    Args:
+        summary: The summary.
+        name: Of the measure.
+        other: The method.
+        tested: Whether the paired test has to say so; else intervals that do not overlap are enough.
+    """
+    subject = summary["subject"]
+    difference = summary["differences"][subject].get(name, {}).get(other)
+    if difference is None:
+        return 0
+    apart = subject not in summary["ranks"][name][other]["with"]
+    if not (separable(difference) or (apart and not tested)):
         return 0
     return 1 if (difference["mean"] > 0) == MEASURES[name].higher else -1
 
