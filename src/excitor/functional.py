@@ -21,7 +21,7 @@ from torch import Tensor
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """View the last dimension as heads: ``(..., heads * d) -> (..., heads, d)``."""
-    return x.view(*x.shape[:-1], num_heads, -1)
+    return x.view(*x.shape[:-1], num_heads, x.shape[-1] // num_heads)
 
 
 def excitor_query(x: Tensor, a: Tensor, b: Tensor, num_heads: int) -> Tensor:
@@ -63,7 +63,8 @@ def local_prompts(features: Tensor, weight: Tensor, num_heads: int, head_dim: in
     Returns:
         ``(..., K, G, d)``.
     """
-    return (features @ weight).view(*features.shape[:-1], -1, num_heads, head_dim)
+    count = weight.shape[-1] // (num_heads * head_dim)
+    return (features @ weight).view(*features.shape[:-1], count, num_heads, head_dim)
 
 
 def prompt_weights(

@@ -67,6 +67,20 @@ class PromptGenerator(nn.Module, ABC):
             groups.append(Prompts(keys, values))
         return groups
 
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the prompts as :func:`excitor.folded.fold` takes them, each ``(G, K + K_l r, d)``."""
+        keys, values = self.tables() if self.num_prompts else (None, None)
+        key_rows = self._rows(keys, self.local if self.num_local_prompts else None)
+        if not self.separate_values:
+            return key_rows, key_rows
+        return key_rows, self._rows(values, self.local_values if self.num_local_prompts else None)
+
+    def _rows(self, table: Tensor | None, local: Tensor | None) -> Tensor:
+        parts = [] if table is None else [table]
+        if local is not None:
+            parts.append(local.unflatten(1, (self.num_local_prompts, -1)).transpose(0, 1).flatten(0, 1))
+        return split_heads(torch.cat(parts) if len(parts) > 1 else parts[0], self.num_heads).transpose(0, 1)
+
 
 class PromptTable(PromptGenerator):
     """Global prompts are free parameters, as in the paper.

@@ -1,18 +1,24 @@
 """The adapted key projection."""
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, Self, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
 from .config import ExcitorConfig
 from .errors import ExcitorError
+from .fold_cache import FoldCache
+from .folded import Folded, folding_pays
 from .generator import PromptGenerator, PromptMLP, PromptTable
+from .kernels import chosen
 from .mixed_batch import by_row
 from .placement import InProjection, Placement
 from .processor import PromptProcessor
+from .recompute import adapter_term
 
 
 NO_MERGE = (
@@ -40,7 +46,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
     """
 
     adapter_layer_names = ("excitor_generator", "excitor_processor")
-    other_param_names = ("excitor_strength",)
+    other_param_names = ("excitor_strength", "excitor_folded")
 
     def __init__(
         self,
@@ -64,6 +70,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         self.excitor_generator = nn.ModuleDict()
         self.excitor_processor = nn.ModuleDict()
         self.excitor_strength: dict[str, float] = {}
+        self.excitor_folded = FoldCache()
         self._disable_adapters = False
         self.merged_adapters = []  # always empty: PEFT asks for it
         self._norm_hook = self.placement.follow(norm) if norm is not None else None
@@ -157,8 +164,33 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
     def term(self, adapter_name: str, x: Tensor) -> Tensor:
         """The term of one adapter at strength 1, ``g K_e(x)``: ``(..., C)`` to ``(..., G * d)``, in its own dtype."""
         generator, processor = self.parts(adapter_name)
-        features = processor.features(x)
-        return processor(features, generator(features))
+        # A compiler decides by itself what to keep, and must see the parameters: a cache would outlive a hot swap.
+        if torch.compiler.is_compiling() or chosen() == "eager":
+            return processor.term(x, generator)
+        if not folding_pays(processor.rank, generator.num_prompts, generator.num_local_prompts, self.head_dim):
+            return cast(
+                Tensor, checkpoint(processor.term, x, generator, use_reentrant=False, preserve_rng_state=False)
+            )
+        return adapter_term(x, processor.A, self._folded(adapter_name))
+
+    def _folded(self, adapter_name: str) -> Folded:
+        """What one adapter folds to: with gradients where it trains, else kept from one call to the next."""
+        generator, processor = self.parts(adapter_name)
+        parameters = *generator._parameters.values(), *processor._parameters.values()
+        learns = torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in parameters)
+        if self.training or learns:
+            self.excitor_folded.learns(adapter_name)
+            return processor.fold(generator)
+        return self.excitor_folded.folded(adapter_name, generator, processor)
+
+    def train(self, mode: bool = True) -> Self:
+        """See ``nn.Module.train``; what was folded is forgotten."""
+        self.excitor_folded.clear()
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.excitor_folded.clear()
+        return super()._apply(fn, recurse)
 
     def prompt_weights(self, adapter_name: str, x: Tensor) -> Tensor:
         """Attention of each token over the prompts of one adapter.

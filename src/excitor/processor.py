@@ -6,7 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .folded import Folded, fold
 from .functional import Prompts, prompt_weights, reconstructed_key, split_heads
+from .generator import PromptGenerator
+from .precision import without_autocast
 
 
 class PromptProcessor(nn.Module):
@@ -39,7 +42,7 @@ class PromptProcessor(nn.Module):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.rank, self.num_heads = rank, num_heads
         self.temperature = temperature
         self.A = nn.Parameter(_fan_in_uniform(in_features, rank))
         self.B = nn.Parameter(_fan_in_uniform(rank, num_heads * head_dim))
@@ -66,6 +69,23 @@ class PromptProcessor(nn.Module):
         """
         extra_key = reconstructed_key(self._query(features), groups, self.null_bias, self.temperature)
         return (extra_key if self.gate is None else self.gate[:, None] * extra_key).flatten(-2)
+
+    def term(self, x: Tensor, generator: PromptGenerator) -> Tensor:
+        """The term of a layer's input, ``(..., C)`` to ``(..., G * d)``, as the equations are written."""
+        features = self.features(x)
+        return self(features, generator(features))
+
+    def fold(self, generator: PromptGenerator) -> Folded:
+        """Everything behind ``z = x A`` multiplied out, for the prompts of ``generator``; differentiable."""
+        with without_autocast(self.B.device):
+            return fold(
+                self.B,
+                *generator.rows(),
+                self.gate,
+                self.null_bias,
+                num_local_prompts=generator.num_local_prompts,
+                temperature=self.temperature,
+            )
 
     def gates(self) -> Tensor:
         """The gate of each key head, ``(G,)``."""
