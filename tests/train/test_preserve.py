@@ -136,7 +136,10 @@ def test_bf16_packing_and_checkpointing(replayed, console, tmp_path, change):
     train(replayed(precision="bf16", gradient_checkpointing=True, **(ALL | change)), console)
     records = metrics_of(tmp_path / "out")
     assert all(record["parts"].keys() == NAMES for record in records)
-    assert all(record["parts"]["kl"] > 0 and record["parts"]["key_drift"] > 0 for record in records)
+    drifts = [record["parts"]["key_drift"] for record in records]
+    assert drifts[0] == 0  # an identity start is exact in bf16 as well
+    assert drifts[-1] > 0
+    assert records[-1]["parts"]["kl"] > 0
 
 
 def test_lora_is_held_too(replayed, lora, console, tmp_path):
