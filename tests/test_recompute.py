@@ -8,7 +8,6 @@ from torch.func import functional_call
 
 from excitor import ExcitorConfig, ExcitorLayer
 from excitor.diagnostics.saved import saved_tensors
-from excitor.folded import folding_pays, products
 from excitor.recompute import adapter_term
 
 
@@ -125,31 +124,6 @@ def test_under_autocast_the_product_with_the_input_alone_is_rounded() -> None:
     torch.testing.assert_close(found, expected, atol=0.1, rtol=0)
     for own, other in zip(gradients, torch.autograd.grad(expected.sum(), leaves), strict=True):
         assert (own - other).norm() < 0.05 * other.norm()
-
-
-@pytest.mark.parametrize(("rank", "pays"), [(16, True), (64, False)])
-def test_a_layer_takes_the_order_of_products_that_costs_less(rank: int, pays: bool, monkeypatch) -> None:
-    assert folding_pays(rank, 30, 2, 64) == pays
-    layer = ExcitorLayer(nn.Linear(10, 128), head_dim=64)
-    layer.update_layer("default", ExcitorConfig(r=rank, init_weights=False))
-    x, folds = torch.randn(2, 7, 10, requires_grad=True), []
-    _, processor = layer.parts("default")
-    original = processor.fold
-    monkeypatch.setattr(processor, "fold", lambda generator: folds.append(generator) or original(generator))
-    found, expected = layer.term("default", x), reference(layer, x)
-    assert len(folds) == pays
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    leaves = [x, *parameters(layer).values()]
-    own, other = (torch.autograd.grad(term.square().sum(), leaves) for term in (found, expected))
-    for left, right in zip(own, other, strict=True):
-        torch.testing.assert_close(left, right, atol=1e-4 * float(right.abs().max()), rtol=0)
-
-
-def test_products_are_those_of_the_matrices() -> None:
-    written, folded = products(rank=16, prompts=30, local_prompts=2, head_dim=64)
-    query, scores, local = 16 * 64, (30 + 2) * 64, 2 * 16 * 64
-    assert written == query + local + 2 * scores
-    assert folded == 16 * 62 + 62 * 64 + 2 * 2 * 16
 
 
 class Projections(nn.Module):

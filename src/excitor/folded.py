@@ -8,7 +8,6 @@ prompts, ``J = K + K_l r`` in all, with the token's features as factors on the w
 :mod:`excitor.functional` is the reference for all of this.
 """
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -65,20 +64,6 @@ def fold(
         keys.shape[1] - num_local_prompts * len(b),
         num_local_prompts,
     )
-
-
-def products(rank: int, prompts: int, local_prompts: int, head_dim: int) -> tuple[int, int]:
-    """Multiplications per token and key head behind ``z = x A``: as the equations are written, and folded."""
-    written = rank * head_dim * (1 + local_prompts) + 2 * head_dim * (prompts + local_prompts)
-    rows = prompts + local_prompts * rank
-    return written, (rank + head_dim) * rows + 2 * rank * local_prompts
-
-
-@functools.cache
-def folding_pays(rank: int, prompts: int, local_prompts: int, head_dim: int) -> bool:
-    """Whether a token costs less folded, which it does unless r is large."""
-    written, folded = products(rank, prompts, local_prompts, head_dim)
-    return folded <= written
 
 
 def folded_term(z: Tensor, folded: Folded) -> Tensor:

@@ -6,13 +6,12 @@ from typing import Any, Self, cast
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
 from .config import ExcitorConfig
 from .errors import ExcitorError
 from .fold_cache import FoldCache
-from .folded import Folded, folding_pays
+from .folded import Folded
 from .generator import PromptGenerator, PromptMLP, PromptTable
 from .kernels import chosen
 from .mixed_batch import by_row
@@ -167,10 +166,6 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         # A compiler decides by itself what to keep, and must see the parameters: a cache would outlive a hot swap.
         if torch.compiler.is_compiling() or chosen() == "eager":
             return processor.term(x, generator)
-        if not folding_pays(processor.rank, generator.num_prompts, generator.num_local_prompts, self.head_dim):
-            return cast(
-                Tensor, checkpoint(processor.term, x, generator, use_reentrant=False, preserve_rng_state=False)
-            )
         return adapter_term(x, processor.A, self._folded(adapter_name))
 
     def _folded(self, adapter_name: str) -> Folded:
