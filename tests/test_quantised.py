@@ -162,7 +162,14 @@ def test_saved_and_loaded_onto_a_quantised_base(load, tmp_path) -> None:
     assert torch.equal(again(TOKENS).logits, model(TOKENS).logits)
 
 
-def test_cached_decoding_is_uncached(load) -> None:
+def skip_where_rows_depend_on_their_batch(kind: str) -> None:
+    """Nothing exact can be asked there: the base's own logits for a row move by 0.1 with the batch it is in."""
+    if kind == "Linear8bitLt":
+        pytest.skip("LLM.int8() treats the columns as outliers that have one anywhere in the batch")
+
+
+def test_cached_decoding_is_uncached(load, kind: str) -> None:
+    skip_where_rows_depend_on_their_batch(kind)
     model = adapted(load())
     options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
     options["attention_mask"] = torch.ones_like(TOKENS)
@@ -180,7 +187,8 @@ def test_prepared_for_training_with_checkpointing_it_has_the_same_gradients(load
         torch.testing.assert_close(gradients[1][name], gradient)
 
 
-def test_rows_of_a_mixed_batch(load) -> None:
+def test_rows_of_a_mixed_batch(load, kind: str) -> None:
+    skip_where_rows_depend_on_their_batch(kind)
     model = adapted(load())
     model.add_adapter("other", ExcitorConfig(**(CONFIG | {"r": 2})))
     model.eval()
