@@ -35,8 +35,8 @@ def hotswap_adapter(model: nn.Module, directory: str, adapter_name: str = "defau
     """Give an adapter of a model the values of another one from disk, in place.
 
     No parameter is replaced, so a model that ``torch.compile`` has compiled is not compiled again, and optimisers keep
-    what they refer to. A CUDA graph that was captured from the uncompiled model in evaluation holds what the old values
-    folded to (:mod:`excitor.folded`): capture it again. The adapter keeps its name, its strength and its configuration.
+    what they refer to. A CUDA graph that was captured from the uncompiled model in evaluation holds what the old
+    values folded to (:mod:`excitor.folded`): capture it again. The adapter keeps its name, strength and configuration.
 
     Args:
         model: A ``PeftModel``, compiled or not.
