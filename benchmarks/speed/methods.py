@@ -11,7 +11,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from excitor import ExcitorConfig
-from excitor.kernels import VARIABLE, chosen
+from excitor.implementation import VARIABLE, chosen
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def make_methods(size: Size, device: str) -> dict[str, Callable[[], Method]]:
     return {
         "base": lambda: Method(make_base(size, device).requires_grad_(False), trains=False),
         "Excitor, as written": lambda: Method(adapted(excitor), "eager"),
-        "Excitor, folded": lambda: Method(adapted(excitor), "folded"),
+        "Excitor, folded": lambda: Method(adapted(excitor)),
         f"LoRA q,v r={rank}": lambda: Method(adapted(lora)),
         f"prefix tuning {virtual}": lambda: Method(adapted(prefix)),
         f"adaption prompt {length}": lambda: Method(adapted(adaption)),

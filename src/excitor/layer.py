@@ -13,7 +13,7 @@ from .errors import ExcitorError
 from .fold_cache import FoldCache
 from .folded import Folded
 from .generator import PromptGenerator, PromptMLP, PromptTable
-from .kernels import chosen
+from .implementation import chosen
 from .mixed_batch import by_row
 from .placement import InProjection, Placement
 from .processor import PromptProcessor

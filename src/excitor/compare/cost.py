@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from excitor.diagnostics.saved import saved_tensors
 from excitor.evaluate.generation import GREEDY
 
 
@@ -16,36 +17,24 @@ PROMPT, NEW_TOKENS, REPEATS = 16, 32, 3
 
 
 def saved_for_backward(model: nn.Module, rows: Dataset, batch_size: int) -> int:
-    """Bytes of the tensors that autograd keeps from the forward to the backward pass.
-
-    Parameters and buffers do not count, and tensors that share memory count once. Exact, unlike the memory of a
-    process, and the same on every machine.
+    """Bytes that a training forward pass keeps for its backward pass, see :mod:`excitor.diagnostics.saved`.
 
     Args:
         model: With its trainable parameters; its state is not changed.
         rows: Encoded; the first batch of them is used.
         batch_size: Rows in it.
     """
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
-            storage = part.untyped_storage()
-            if storage.data_ptr() not in own:
-                kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     ids = [torch.tensor(row) for row in rows["input_ids"][:batch_size]]
     tokens = nn.utils.rnn.pad_sequence(ids, batch_first=True).to(next(model.parameters()).device)
     mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True).to(tokens.device)
     was_training = model.training
     model.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with saved_tensors(model) as saved:
         loss = model(input_ids=tokens, attention_mask=mask, labels=tokens, use_cache=False).loss
-    del loss
+    found = saved.bytes
+    del loss, saved
     model.train(was_training)
-    return sum(kept.values())
+    return found
 
 
 def decode_speed(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> float:

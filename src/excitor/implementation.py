@@ -3,18 +3,19 @@
 import functools
 import os
 
-from ..errors import ExcitorError
+from .errors import ExcitorError
 
 
 VARIABLE = "EXCITOR_IMPL"
-IMPLEMENTATIONS = ("auto", "folded", "eager")
+IMPLEMENTATIONS = ("auto", "eager")
 
 
 @functools.cache
 def chosen() -> str:
     """The value of ``EXCITOR_IMPL``, read once: ``auto`` by default.
 
-    ``eager`` is :mod:`excitor.functional` as it stands; ``folded`` is :mod:`excitor.recompute`.
+    ``auto`` is :mod:`excitor.recompute`, and under ``torch.compile`` the equations; ``eager`` is
+    :mod:`excitor.functional` as it stands, everywhere.
 
     Raises:
         ExcitorError: It is none of the choices.
