@@ -131,3 +131,17 @@ def test_what_does_not_fit_the_base_is_named_before_runs(arguments, suite, ran, 
     with pytest.raises(ExcitorError, match=r"The odd/one of this comparison does not fit the base: .*Leave it out"):
         run_comparison(arguments(suite=folder), QUIET)
     assert not ran
+
+
+@pytest.mark.parametrize("key", ["data", "test", "replay", "mmlu"])
+def test_what_is_read_late_is_checked_before_the_first_run(key: str, tmp_path, base_dir, suite, arguments, ran):
+    (tmp_path / "data.jsonl").write_text('{"instruction": "Say a", "output": "a"}\n')
+    (tmp_path / "text.txt").write_text("Once.\n")
+    gone = str(tmp_path / "gone")
+    given = {"model": base_dir, "data": [str(tmp_path / "data.jsonl")], "retain": [str(tmp_path / "text.txt")]}
+    comparison = arguments()
+    suite(**(given | {key: gone if key == "mmlu" else [gone]}), ranked=["gain"])
+    with pytest.raises(ExcitorError, match="gone"):
+        run_comparison(comparison, QUIET)
+    assert not ran
+    assert not (tmp_path / "out").exists()

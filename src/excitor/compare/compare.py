@@ -128,6 +128,7 @@ def run_comparison(arguments: CompareArguments, console: Console | None = None) 
     if arguments.dry_run:
         console.print(_overview(plan, folder))
         return plan
+    plan.suite.material().check()
     (folder / RUNS).mkdir(parents=True, exist_ok=True)
     plan.write(folder)
     tuning = _run(plan.tuning_runs(), folder, arguments.jobs, console, "learning rates")

@@ -23,11 +23,13 @@ from excitor.mini.lessons import EXPOSURES, Lessons, make_lessons, write_lessons
 from excitor.mini.pages import retain_pages
 from excitor.mini.trial import measure_knowledge
 from excitor.mini.world import make_world
-from excitor.train.prepare import Job
+from excitor.preservation.replay import read_replay
+from excitor.train.prepare import Job, read_tokenizer
 
 
 WORLD = "world"
 RETAIN_PAGES = 200
+SHORT = 64  # tokens of a document that is read to see whether it can be
 REPLAY_PAGES, REPLAY_SEED = 300, 1  # other pages than those that forgetting is measured on
 
 
@@ -41,6 +43,14 @@ class Material(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """What results depend on, as JSON holds it."""
+        ...
+
+    def check(self) -> None:
+        """Read what a run reads only after training, or only for some methods.
+
+        Raises:
+            ExcitorError: It cannot be used.
+        """
         ...
 
     def write(self, folder: Path, seed: int) -> dict[str, Any]:
@@ -79,6 +89,9 @@ class World:
         """Its knobs and the base's weights."""
         weights = (BASE_DIR / "model.safetensors").read_bytes()
         return {"model": WORLD} | asdict(self) | {"base_sha256": hashlib.sha256(weights).hexdigest()}
+
+    def check(self) -> None:
+        """Nothing is read."""
 
     def write(self, folder: Path, seed: int) -> dict[str, Any]:
         """Lessons, the questions about the unseen half, pages to measure on and others to replay."""
@@ -149,6 +162,20 @@ class Files:
         names |= {name: Path(path).name for name in ("model", "mmlu") if (path := getattr(self, name))}
         return asdict(self) | names | {"files_sha256": hash_files(files)}
 
+    def check(self) -> None:
+        """Read the instructions, what is asked afterwards, and the text to replay.
+
+        Raises:
+            ExcitorError: A file or a row of it cannot be used.
+        """
+        load_examples(self.data)
+        tokenizer = read_tokenizer(self.model)
+        for task in (self._instructions("auto", 1), self._mmlu(1)):
+            if task is not None:
+                task.check(tokenizer)
+        if replay := self.options.get("replay"):
+            read_replay(replay, tokenizer, documents=1, length=SHORT)
+
     def write(self, folder: Path, seed: int) -> dict[str, Any]:
         """Nothing is made."""
         return {"model": self.model, "data": self.data, "retain": self.retain, **self.options}
@@ -173,24 +200,32 @@ class Files:
         """Exact match or right numbers on ``test``, and accuracy on MMLU, where they are given."""
         measures: dict[str, float] = {}
         size = job.arguments.batch_size
-        if self.test:
-            from excitor.evaluate.instructions import Instructions
-
-            template = job.encoded.template if job.encoded.template != "verbatim" else "auto"
-            task = Instructions(self.test, template=template, max_new_tokens=self.max_new_tokens, batch_size=size)
+        template = job.encoded.template if job.encoded.template != "verbatim" else "auto"
+        if (task := self._instructions(template, size)) is not None:
             items = _answer(task, model, tokenizer)
             if self.score == "number":
                 right = [number_match(item["reply"] or "", item["answer"]) for item in items]
                 measures["number match"] = sum(right) / len(items)
             else:
                 measures["exact match"] = sum(item["exact_match"] for item in items) / len(items)
-        if self.mmlu:
-            from excitor.evaluate.mmlu.task import Mmlu
-
-            task = Mmlu(self.mmlu, split=self.mmlu_split, shots=self.mmlu_shots, batch_size=size)
+        if (task := self._mmlu(size)) is not None:
             items = _answer(task, model, tokenizer)
             measures["mmlu"] = sum(item["correct"] for item in items) / len(items)
         return measures
+
+    def _instructions(self, template: str, batch_size: int) -> Task | None:
+        from excitor.evaluate.instructions import Instructions
+
+        if not self.test:
+            return None
+        return Instructions(self.test, template=template, max_new_tokens=self.max_new_tokens, batch_size=batch_size)
+
+    def _mmlu(self, batch_size: int) -> Task | None:
+        from excitor.evaluate.mmlu.task import Mmlu
+
+        if not self.mmlu:
+            return None
+        return Mmlu(self.mmlu, split=self.mmlu_split, shots=self.mmlu_shots, batch_size=batch_size)
 
 
 def _answer(task: Task, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> list[Item]:

@@ -66,7 +66,7 @@ def prepare(arguments: TrainArguments) -> Job:
     model = str(arguments.model)
     config = read_model_config(model)
     check_bits(chosen_bits(arguments.load_in_4bit, arguments.load_in_8bit), config)
-    tokenizer = _read_tokenizer(model)
+    tokenizer = read_tokenizer(model)
     method = read_method(arguments)
     weights = arguments.weights()
     _check_weights(weights, method)
@@ -142,7 +142,12 @@ def _check_stored(model: str) -> None:
         raise ExcitorError(f"--model {model} holds no weights: expected model.safetensors (it holds {found}).")
 
 
-def _read_tokenizer(model: str) -> PreTrainedTokenizerBase:
+def read_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base.
+
+    Raises:
+        ExcitorError: There is none that works.
+    """
     try:
         return AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
