@@ -13,6 +13,7 @@ from excitor.evaluate.arguments import EvalArguments
         ({"adapter": ["a"], "min_gain": 0.1}, "--min-gain needs --data"),
         ({"adapter": ["a"], "max_mmlu_drop": 0.5}, "--max-mmlu-drop needs --mmlu"),
         ({"adapter": ["a"], "max_kl": float("nan")}, "--max-kl must be a number"),
+        ({"adapter": ["a"], "max_kl": -0.1}, "--max-kl must be at least 0"),
         ({"adapter": ["a"], "replies": True}, "--replies needs --data"),
         ({"adapter": ["a"], "batch_size": 0}, "--batch-size must be at least 1"),
         ({"adapter": ["a"], "max_length": 1}, "--max-length must be at least 2"),

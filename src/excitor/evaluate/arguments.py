@@ -151,6 +151,8 @@ class EvalArguments(Arguments):
             bar = BARS[name]
             if not math.isfinite(limit):
                 yield f"{bar.flag} must be a number, got {limit}."
+            elif name == "max_kl" and limit < 0:
+                yield f"{bar.flag} must be at least 0, which no KL is below, got {limit}."
             if not self.compares:
                 yield f"{bar.flag} is about a change, and --model alone has none: give --base."
             if bar.needs and not getattr(self, bar.needs):
