@@ -13,7 +13,7 @@ import json
 import logging
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -42,7 +42,6 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "excitor": None,
     "lora": {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]},
 }
-WORLD_REPLAY_SEED = 1  # of the pages that are replayed; those that are measured have seed 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,10 @@ class Material:
     retain: str = ""
     replay: str = ""
     max_length: int | None = None
+
+    def files(self) -> dict[str, Any]:
+        """As the fields of ``TrainArguments``."""
+        return {"model": self.model, "data": [self.data], "retain": [self.retain], "replay": [self.replay]}
 
     def describe(self) -> dict[str, Any]:
         """What tells its runs from others."""
@@ -67,18 +70,18 @@ def train_once(
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    from excitor.mini import BASE_DIR
+    from excitor.compare.material import World
     from excitor.train.arguments import TrainArguments
     from excitor.train.run import train
 
     started = time.perf_counter()
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        files = asdict(material) if material.model else write_world(folder, seed) | {"model": str(BASE_DIR)}
+        files = material.files() if material.model else World().write(folder, seed)
         arguments = TrainArguments(
             model=files["model"],
-            data=[files["data"]],
-            retain=[files["retain"]],
+            data=files["data"],
+            retain=files["retain"],
             retain_documents=200,
             max_length=material.max_length,
             out=str(folder / "run"),
@@ -90,7 +93,7 @@ def train_once(
             **SETTINGS[name],
         )
         if text == "files" and arguments.weights().on_replay:
-            arguments.replay = [files["replay"]]
+            arguments.replay = files["replay"]
         if (adapter := METHODS[method]) is not None:
             (folder / "method.json").write_text(json.dumps(adapter), encoding="utf-8")
             arguments.adapter_config = str(folder / "method.json")
@@ -99,20 +102,6 @@ def train_once(
     result = {"learned": report["learned"]["change"], "forgetting": forgotten["change"], "kl": forgotten["kl"]}
     result |= {key: kept[key] for key in ("share", "reached", "kl_weight") if key in kept}
     return result | {"seconds": time.perf_counter() - started}
-
-
-def write_world(folder: Path, seed: int) -> dict[str, str]:
-    """Lessons of the world, pages to measure on, and other pages to replay."""
-    from excitor.mini.lessons import make_lessons, write_lessons
-    from excitor.mini.pages import retain_pages
-    from excitor.mini.world import make_world
-
-    write_lessons(make_world(), make_lessons(make_world(), seed), folder)
-    pages = retain_pages(make_world(), 300, WORLD_REPLAY_SEED)
-    (folder / "replay.jsonl").write_text("".join(json.dumps({"text": page}) + "\n" for page in pages))
-    return {
-        name: str(folder / f"{file}.jsonl") for name, file in (("data", "train"), ("retain",) * 2, ("replay",) * 2)
-    }
 
 
 def main() -> None:
