@@ -26,8 +26,8 @@ def read_vision_config(name: str) -> PretrainedConfig:
     vision = getattr(config, "vision_config", config)
     if not hasattr(vision, "image_size") and not hasattr(vision, "patch_size"):
         raise ExcitorError(
-            f"{name} is a {vision.model_type!r}, which takes no pictures: name a vision encoder, such as CLIP, SigLIP, "
-            "DINOv2 or ViT."
+            f"{name} is a {vision.model_type!r}, which takes no pictures: name a vision encoder, such as CLIP, "
+            "SigLIP, DINOv2 or ViT."
         )
     return vision
 

@@ -54,7 +54,10 @@ class ExcitorProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else list(text)
         rows = _rows(images, len(texts))
         kwargs["return_tensors"] = "pt"
-        cleaned = [strip_placeholders(each, len(row), f"text {at}") for at, (each, row) in enumerate(zip(texts, rows))]
+        cleaned = [
+            strip_placeholders(each, len(row), f"text {at}")
+            for at, (each, row) in enumerate(zip(texts, rows, strict=True))
+        ]
         inputs = dict(self.tokenizer(cleaned, **kwargs))
         inputs.pop("token_type_ids", None)
         pictures = [picture for row in rows for picture in row]
