@@ -12,6 +12,7 @@ from peft import PeftConfig
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -141,8 +142,10 @@ class ExcitorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         from excitor.checkpoint import read_adapter_config
 
         source = os.fspath(pretrained_model_name_or_path)
+        for of_auto_class in ("config", "adapter_kwargs"):  # about this folder, which is read here
+            kwargs.pop(of_auto_class, None)
         try:
-            config = ExcitorVisionConfig.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise ExcitorError(
                 f"{source} is neither a folder that ExcitorForConditionalGeneration has saved nor such a model on the "

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from transformers import BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from excitor.errors import ExcitorError
+from excitor.vision.configuration import ExcitorVisionConfig
 
 
 IMAGE = "<image>"
@@ -98,3 +99,6 @@ def _rows(images: Any, texts: int) -> list[list[Image]]:
             "pictures, or an empty list."
         )
     return rows
+
+
+AutoProcessor.register(ExcitorVisionConfig, ExcitorProcessor)
