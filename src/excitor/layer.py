@@ -18,7 +18,7 @@ from .implementation import chosen
 from .mixed_batch import by_row
 from .placement import InProjection, Placement
 from .processor import PromptProcessor
-from .recompute import adapter_term
+from .recompute import adapter_term, adapter_term_seeing
 from .visual import VisualPrompts, seen
 
 
@@ -177,13 +177,16 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         generator, processor = self.parts(adapter_name)
         if not self._acts(adapter_name):
             return processor.A.new_zeros(*x.shape[:-1], self.num_heads * self.head_dim)
-        visual = self._visual_prompts(adapter_name, x)
-        if visual is not None:
-            return processor.term(x, generator, visual)
         # A compiler decides by itself what to keep, and must see the parameters: a cache would outlive a hot swap.
-        if torch.compiler.is_compiling() or chosen() == "eager":
-            return processor.term(x, generator)
-        return adapter_term(x, processor.A, self._folded(adapter_name))
+        eager = torch.compiler.is_compiling() or chosen() == "eager"
+        pictures = seen() if adapter_name in self.excitor_visual else None
+        if eager or (pictures is not None and torch.is_grad_enabled()):
+            return processor.term(x, generator, self._visual_prompts(adapter_name, x))
+        folded = self._folded(adapter_name)
+        if pictures is None:
+            return adapter_term(x, processor.A, folded)
+        maps = cast(VisualPrompts, self.excitor_visual[adapter_name])
+        return adapter_term_seeing(x, processor.A, folded, pictures.folded(maps, processor, len(x)))
 
     def _acts(self, adapter_name: str) -> bool:
         """Whether an adapter has prompts at all: one of visual prompts alone has none where there is no picture."""
