@@ -18,12 +18,14 @@ if "excitor_cli" not in sys.modules:
     from . import registration  # isort: skip  # noqa: F401  (looks at PEFT before anything is built on it)
     from .model import ExcitorModel  # isort: skip  (registers the method)
     from .checkpoint import load_adapter, save_adapter
+    from .bottleneck import BottleneckConfig
     from .combined import CombinedConfig
     from .config import ExcitorConfig
     from .hotswap import hotswap_adapter
     from .layer import ExcitorLayer, gates, set_strength
 
 __all__ = [
+    "BottleneckConfig",
     "CombinedConfig",
     "ExcitorConfig",
     "ExcitorError",
