@@ -63,10 +63,13 @@ class CompareArguments(Arguments):
     baseline: str | None = field(default=None, metadata={"help": "The method that all others are compared with."})
     match: str | None = field(
         default=None,
-        metadata={"help": "params gives every method the size of --target; none leaves them as they are."},
+        metadata={
+            "help": "params, flops or time gives every method the size at which it has as many trainable parameters, "
+            "operations per token or seconds per step as --target; none leaves them as they are."
+        },
     )
     target: str | None = field(
-        default=None, metadata={"help": "A method, or a number of trainable parameters, to match within 2 %."}
+        default=None, metadata={"help": "What to match: a method, or a number of parameters or operations per token."}
     )
 
     @property

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from excitor.compare.arguments import OF_SUITE, OF_TRAINING, CompareArguments
+from excitor.compare.equalise import TOLERANCES
 from excitor.compare.experiments import CATALOGUE, OVERRIDES, Experiment, choose, read_experiments
 from excitor.compare.material import WORLD, Files, Material, World
 from excitor.compare.measures import MEASURES
@@ -81,12 +82,15 @@ class Suite:
             faults.append(f"points must be at least 1, got {self.points}")
         if self.score not in ("words", "number"):
             faults.append(f"score must be words or number, got {self.score!r}")
-        if self.match not in ("none", "params"):
-            faults.append(f"match must be none or params, got {self.match!r}")
-        if self.match == "params" and not self.target:
-            faults.append("match: params needs a target: a method, or a number of parameters")
+        if self.match not in ("none", *TOLERANCES):
+            faults.append(f"match must be one of none, {', '.join(TOLERANCES)}, got {self.match!r}")
+        elif self.match != "none" and not self.target:
+            number = "" if self.match == "time" else ", or a number"
+            faults.append(f"match: {self.match} needs a target: a method{number}")
+        if self.match == "time" and (self.train.get("load_in_4bit") or self.train.get("load_in_8bit")):
+            faults.append("match: time times models with random weights, which cannot be loaded in 4 or 8 bits")
         if self.target and self.match == "none":
-            faults.append("target needs match: params")
+            faults.append(f"target needs match: {', '.join(TOLERANCES)}")
         faults += [f"ranked: there is no measure {name!r}" for name in self.ranked if name not in MEASURES]
         faults += self._training_faults()
         if faults:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from excitor.compare.equalise import TOLERANCES
 from excitor.compare.measures import COSTS, MEASURES
 from excitor.compare.statistics import holm, hypervolume, paired, rank_ranges
 from excitor.trials import over_seeds
@@ -46,7 +47,7 @@ def summarise(
         "seeds": suite.seeds,
         "tuning_seed": suite.tuning_seed,
         "training": suite.training,
-        "match": {"by": suite.match, "target": suite.target},
+        "match": {"by": suite.match, "target": suite.target, "tolerance": TOLERANCES.get(suite.match)},
         "environments": _environments(results),
         "rows": found,
         "missing": [row["method"] for row in rows if not row["seeds"]],
@@ -72,6 +73,7 @@ def _row(plan: "Plan", name: str, tuned: dict[str, Any], results: Iterable[dict[
         "failed": len(own) - len(good),
         "parameters": plan.sizes[name],
         "matched": experiment.matched,
+        "spent": plan.spent.get(name),
         "measures": _over(good, MEASURES, lambda one: one["measures"]),
         "costs": _over(good, COSTS, lambda one: one["costs"]),
         "curve": _curve(good),

@@ -10,6 +10,8 @@ from excitor.compare.verdict import separable
 
 Summary = dict[str, Any]
 
+SPENT = {"flops": "operations per token", "time": "time of a step, against the target's"}
+
 
 @dataclass(frozen=True)
 class Table:
@@ -94,11 +96,18 @@ def curves(summary: Summary) -> Table:
 def rates(summary: Summary) -> Table:
     """How learning rates were chosen, and how large methods are."""
     grid = sorted({float(rate) for choice in summary["tuning"].values() for rate in choice["answer_loss"]})
+    by = summary["match"]["by"]
+    cost = [SPENT[by]] if by in SPENT else []
+    note = (
+        " Times of steps were measured in turn with the target's, median and the interval that holds it (96 %)."
+        if by == "time"
+        else ""
+    )
     return Table(
         "Learning rates and sizes",
         f"Held-out answer loss by learning rate, on seed {summary['tuning_seed']}, which is not reported, and on rows "
-        "that are not reported either. Chosen is the lowest rate whose loss is about as low as the lowest.",
-        ["method", "chosen", *(f"{rate:g}" for rate in grid), "trainable parameters", "budget"],
+        f"that are not reported either. Chosen is the lowest rate whose loss is about as low as the lowest.{note}",
+        ["method", "chosen", *(f"{rate:g}" for rate in grid), "trainable parameters", *cost, "budget"],
         list(_rates(summary, grid)),
     )
 
@@ -136,13 +145,26 @@ def p_value(difference: dict[str, Any]) -> str:
     return f"{difference['holm']:.2g}{'*' if separable(difference) else ''}"
 
 
+def spent_text(spent: list[float] | None) -> str:
+    """What a method costs of what was matched: a count, or a ratio with its interval."""
+    if spent is None:
+        return ""
+    return f"{spent[0]:,.0f}" if len(spent) == 1 else f"{spent[0]:.3f} [{spent[1]:.3f}, {spent[2]:.3f}]"
+
+
 def _rates(summary: Summary, grid: list[float]) -> Iterator[list[str]]:
-    budget = {True: "within 2 %", False: "missed", None: "" if summary["match"]["by"] == "none" else "fixed size"}
+    match = summary["match"]
+    if match["by"] == "none":
+        budget = dict.fromkeys((True, False, None), "")
+    else:
+        near = f"within {100 * match['tolerance']:g} %"
+        budget = {True: near, False: f"not shown to be {near}", None: "fixed size"}
     for row in summary["rows"]:
         losses = summary["tuning"].get(row["method"], {}).get("answer_loss", {})
         cells = [_loss(losses[f"{rate:g}"]) if f"{rate:g}" in losses else "" for rate in grid]
         chosen = "" if row["learning_rate"] is None else f"{row['learning_rate']:g}"
-        yield [row["method"], chosen, *cells, f"{row['parameters']:,}", budget[row["matched"]]]
+        spent = [spent_text(row["spent"])] if match["by"] in SPENT else []
+        yield [row["method"], chosen, *cells, f"{row['parameters']:,}", *spent, budget[row["matched"]]]
 
 
 def _loss(loss: float | None) -> str:
