@@ -90,6 +90,7 @@ def solve(*names: str, target: str = "excitor/default", earlier=((), {})):
 def test_times_are_matched_where_there_is_a_size(times) -> None:
     (target, lora, ia3, base), spent = solve()
     assert target.adapter == KNOWN["excitor/default"].adapter
+    assert target.matched
     assert lora.matched
     assert 10 <= lora.adapter["r"] <= 30
     assert lora.adapter["lora_alpha"] == 2 * lora.adapter["r"]

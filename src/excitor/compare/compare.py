@@ -68,7 +68,8 @@ class Plan:
 
     def _run(self, experiment: Experiment, seed: int, rate: float | None, tuning: bool = False) -> Run:
         suite = self.suite
-        return Run(experiment, suite.material(), suite.training, seed, rate, suite.points, tuning)
+        strengths = suite.strengths if experiment.adapter and not tuning else []
+        return Run(experiment, suite.material(), suite.training, seed, rate, suite.points, tuning, strengths)
 
     def write(self, folder: Path) -> None:
         """Keep the plan for ``--report-only``."""

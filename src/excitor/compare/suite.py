@@ -58,6 +58,7 @@ class Suite:
     rates: list[float] = field(default_factory=lambda: [3e-4, 1e-3, 3e-3, 1e-2, 3e-2])
     rate_noise: float = 0.01
     points: int = 6
+    strengths: list[float] = field(default_factory=list)
     subject: str = "excitor/default"
     baseline: str = "lora/q-v"
     ranked: list[str] = field(default_factory=lambda: ["gain", "forgetting"])
@@ -76,8 +77,10 @@ class Suite:
             faults.append("seeds and rates must not be empty, and rates must be above 0")
         if self.tuning_seed in self.seeds:
             faults.append(f"tuning_seed {self.tuning_seed} is among the seeds that are reported")
-        if len(set(self.seeds)) < len(self.seeds) or len(set(self.rates)) < len(self.rates):
-            faults.append("a seed or a rate is given twice")
+        if any(len(set(values)) < len(values) for values in (self.seeds, self.rates, self.strengths)):
+            faults.append("a seed, a rate or a strength is given twice")
+        if any(strength <= 0 or strength == 1 for strength in self.strengths):
+            faults.append(f"strengths must be above 0 and other than 1, as trained, got {self.strengths}")
         if self.points < 1:
             faults.append(f"points must be at least 1, got {self.points}")
         if self.score not in ("words", "number"):
@@ -203,8 +206,7 @@ def resolve(arguments: CompareArguments) -> tuple[Suite, list[Experiment]]:
     changes: dict[str, Any] = {name: value for name in OF_SUITE if (value := getattr(arguments, name))}
     if "seeds" in changes:
         changes["seeds"] = list(range(changes["seeds"]))
-    if "rates" in changes:
-        changes["rates"] = [float(rate) for rate in changes["rates"]]
+    changes |= {name: [float(one) for one in changes[name]] for name in ("rates", "strengths") if name in changes}
     training = {name: value for name in OF_TRAINING if (value := getattr(arguments, name)) is not None}
     suite = replace(suite, **changes, train=suite.train | training)
     suite.check()

@@ -93,6 +93,27 @@ def curves(summary: Summary) -> Table:
     )
 
 
+def strengths(summary: Summary) -> Table:
+    """What finished adapters have learned and forgotten at other strengths than they were trained at."""
+    grid = sorted({1.0, *summary["strengths"]})
+    return Table(
+        "Strength",
+        "Learned / forgotten, nats per token, of the same adapters with their effect multiplied by a factor: 0 would be "
+        "the base, 1 is as trained. Means over seeds. Where nothing scales the effect down to the base, there is none.",
+        ["method", *(f"{strength:g}" for strength in grid)],
+        [
+            [row["method"], *_at_strengths(row["strength_curve"], grid)]
+            for row in summary["rows"]
+            if row["learning_rate"] is not None
+        ],
+    )
+
+
+def _at_strengths(curve: list[dict[str, Any]], grid: list[float]) -> list[str]:
+    points = {point["strength"]: f"{point['gain']['mean']:.4f} / {point['forgetting']['mean']:.4f}" for point in curve}
+    return [points.get(strength, "none") for strength in grid]
+
+
 def rates(summary: Summary) -> Table:
     """How learning rates were chosen, and how large methods are."""
     grid = sorted({float(rate) for choice in summary["tuning"].values() for rate in choice["answer_loss"]})
@@ -126,7 +147,8 @@ def runs(summary: Summary) -> Table:
 def all_tables(summary: Summary) -> list[Table]:
     """In the order of the report."""
     ranked = [ranks(summary, name) for name in summary["ranked"]]
-    return [*ranked, measures(summary), curves(summary), costs(summary), rates(summary), runs(summary)]
+    scaled = [strengths(summary)] if summary["strengths"] else []
+    return [*ranked, measures(summary), curves(summary), *scaled, costs(summary), rates(summary), runs(summary)]
 
 
 def interval(estimate: dict[str, Any], signed: bool = False) -> str:
