@@ -11,6 +11,7 @@ from .checks import check_number as _check_number
 from .checks import check_pattern as _check_pattern
 from .errors import ExcitorError
 from .registration import get_pattern_key
+from .rope import ROPE
 
 
 GENERATORS = ("table", "mlp")
@@ -59,6 +60,12 @@ class ExcitorConfig(PeftConfig):
     )
     temperature: float = field(
         default=1.0, metadata={"help": "Of the softmax over the prompts; higher spreads it over more of them."}
+    )
+    rope: str = field(
+        default="before",
+        metadata={
+            "help": "Where terms meet keys that a model rotates: before, and are rotated too, or after, and are not."
+        },
     )
     gate: str = field(
         default="head", metadata={"help": "Gates: head (one per key head, as in the paper), layer (one) or none."}
@@ -151,6 +158,7 @@ class ExcitorConfig(PeftConfig):
         if self.head_dim is not None:
             _check_count("head_dim", self.head_dim, 1)
         _check_choice("generator", self.generator, GENERATORS)
+        _check_choice("rope", self.rope, ROPE)
         _check_choice("gate", self.gate, GATES)
         _check_choice("key_layout", self.key_layout, (None, *KEY_LAYOUTS))
         _check_choice("init_weights", self.init_weights, (True, False, "identity"))
