@@ -17,8 +17,8 @@ __version__ = "0.1.0"
 if "excitor_cli" not in sys.modules:
     from . import registration  # isort: skip  # noqa: F401  (looks at PEFT before anything is built on it)
     from .model import ExcitorModel  # isort: skip  (registers the method)
-    from .checkpoint import load_adapter, save_adapter
     from .bottleneck import BottleneckConfig
+    from .checkpoint import load_adapter, save_adapter
     from .combined import CombinedConfig
     from .config import ExcitorConfig
     from .hotswap import hotswap_adapter

@@ -27,8 +27,9 @@ class BottleneckConfig(PeftConfig):
     """Configuration of bottleneck adapters.
 
     Houlsby et al., 2019 (arXiv 1902.00751, section 2.1) put one behind the projection that ends attention and one
-    behind that which ends the MLP; Pfeiffer et al., 2021 (arXiv 2005.00247, section 3.2.1) only the second. As both do,
-    it adapts what a sublayer gives out before the residual stream is added to it.
+    behind that which ends the MLP; Pfeiffer et al., 2021 (arXiv 2005.00247) only the second. Here each adapts what a
+    sublayer gives out, before the residual stream is added, as in the former. Norms, which stand behind sublayers in
+    the models of both papers and before them in today's, are neither moved nor trained.
 
     Example::
 
@@ -153,9 +154,7 @@ class BottleneckModel(BaseTuner):
     tuner_layer_cls = BottleneckLayer
     target_module_mapping = {}  # noqa: RUF012
 
-    def _prepare_adapter_config(
-        self, peft_config: BottleneckConfig, model_config: dict[str, Any]
-    ) -> BottleneckConfig:
+    def _prepare_adapter_config(self, peft_config: BottleneckConfig, model_config: dict[str, Any]) -> BottleneckConfig:
         if not peft_config.target_modules:
             raise ExcitorError(
                 "target_modules must name the linear layers behind which adapters go: in a LLaMA "

@@ -16,7 +16,9 @@ TARGET = flops(KNOWN["excitor/default"], CONFIG)
 
 def test_the_count_is_that_of_the_products() -> None:
     """Of a low-rank pair on every query: twice forward and four times backward, but for no gradient of the input."""
-    ranks = [flops(Experiment("lora", {"peft_type": "LORA", "r": r, "target_modules": ["q_proj"]}), CONFIG) for r in (4, 8)]
+    ranks = [
+        flops(Experiment("lora", {"peft_type": "LORA", "r": r, "target_modules": ["q_proj"]}), CONFIG) for r in (4, 8)
+    ]
     width, layers = CONFIG.hidden_size, CONFIG.num_hidden_layers
     pair = 4 * 2 * width  # numbers in what four more ranks add to A and B of a layer
     first = 2 * 4 * width  # nothing needs the gradient of the embeddings

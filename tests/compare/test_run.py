@@ -113,7 +113,14 @@ def test_rates_are_chosen_on_other_rows_than_are_reported(make, tmp_path):
     assert learned[0]["forgetting"] == learned[1]["forgetting"]
 
 
-WITH_STRENGTH = {"excitor/default", "lora/q-v", "rslora/q-v", "shira/q-v", "bottleneck/houlsby", "excitor-lora/keys-and-q-v"}
+WITH_STRENGTH = {
+    "excitor/default",
+    "lora/q-v",
+    "rslora/q-v",
+    "shira/q-v",
+    "bottleneck/houlsby",
+    "excitor-lora/keys-and-q-v",
+}
 
 
 @pytest.mark.parametrize(

@@ -102,9 +102,7 @@ def _by_time(
     return found, spent
 
 
-def _solve(
-    experiment: Experiment, timed: Callable[[Experiment], Ratio], fixed: bool
-) -> tuple[Experiment, Ratio]:
+def _solve(experiment: Experiment, timed: Callable[[Experiment], Ratio], fixed: bool) -> tuple[Experiment, Ratio]:
     """The experiment at the size whose step takes as long as the target's; as it is where it is to stay fixed."""
     knob, adapter, tolerance = knob_of(experiment), experiment.adapter, TOLERANCES["time"]
     if knob is None or adapter is None or fixed:

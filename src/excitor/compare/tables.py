@@ -98,8 +98,9 @@ def strengths(summary: Summary) -> Table:
     grid = sorted({1.0, *summary["strengths"]})
     return Table(
         "Strength",
-        "Learned / forgotten, nats per token, of the same adapters with their effect multiplied by a factor: 0 would be "
-        "the base, 1 is as trained. Means over seeds. Where nothing scales the effect down to the base, there is none.",
+        "Learned / forgotten, nats per token, of the same adapters with their effect multiplied by a factor: 0 would "
+        "be the base, 1 is as trained. Means over seeds. Where no factor scales the effect down to the base, there is "
+        "none.",
         ["method", *(f"{strength:g}" for strength in grid)],
         [
             [row["method"], *_at_strengths(row["strength_curve"], grid)]
