@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
+from . import bottleneck as _bottleneck  # noqa: F401  (registers it)
 from . import combined as _combined  # noqa: F401  (registers it, and Excitor)
 from .errors import ExcitorError
 from .materialize import materialized

@@ -18,6 +18,7 @@ from .mixed_batch import by_row
 from .placement import InProjection, Placement
 from .processor import PromptProcessor
 from .recompute import adapter_term, adapter_term_seeing
+from .rope import Rotation
 from .visual import Pictures, VisualPrompts, seen
 
 
@@ -46,7 +47,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
     """
 
     adapter_layer_names = ("excitor_generator", "excitor_processor", "excitor_visual")
-    other_param_names = ("excitor_strength", "excitor_folded")
+    other_param_names = ("excitor_strength", "excitor_folded", "excitor_unrotated")
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         self._disable_adapters = False
         self.merged_adapters = []  # always empty: PEFT asks for it
         self._norm_hook = self.placement.follow(norm) if norm is not None else None
+        self.excitor_unrotated: dict[str, Rotation] = {}
 
     def update_layer(self, adapter_name: str, config: ExcitorConfig, seeds: nn.Parameter | None = None) -> None:
         """Create the parameters of a new adapter.
@@ -127,6 +129,16 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         self._move_adapter_to_device_of_base_layer(adapter_name, keep_dtype=base_dtype != torch.float64)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
+    def leave_unrotated(self, adapter_name: str, attention: nn.Module) -> None:
+        """Let the terms of an adapter be what they are behind the rotary embedding, not before it.
+
+        Args:
+            adapter_name: Its name.
+            attention: The module that is called with the angles.
+        """
+        shared = next(iter(self.excitor_unrotated.values()), None)
+        self.excitor_unrotated[adapter_name] = shared or Rotation(attention)
+
     def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
         """Output of the base layer for ``(..., C)``, in its dtype, with the terms where ``placement`` has them.
 
@@ -147,6 +159,8 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
     def _strong_term(self, adapter_name: str, x: Tensor) -> Tensor:
         """The term of one adapter at its strength."""
         term, strength = self.term(adapter_name, x), self.excitor_strength[adapter_name]
+        if adapter_name in self.excitor_unrotated:
+            term = self.excitor_unrotated[adapter_name].undo(term, self.num_heads)
         return term if strength == 1 else strength * term
 
     def _move_adapter_to_device_of_base_layer(
@@ -254,6 +268,8 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
             self.merge(safe_merge, adapter_names)
         if self._norm_hook is not None:
             self._norm_hook.remove()
+        for rotation in self.excitor_unrotated.values():
+            rotation.hook.remove()
         return self.get_base_layer()
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from peft import PeftConfig
 
+from excitor import bottleneck as _bottleneck  # noqa: F401  (registers it)
 from excitor import combined as _combined  # noqa: F401  (registers it, and Excitor)
 from excitor.config import ExcitorConfig
 from excitor.errors import ExcitorError

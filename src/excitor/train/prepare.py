@@ -76,7 +76,7 @@ def prepare(arguments: TrainArguments) -> Job:
     check_space(Path(str(arguments.out)), bytes_needed)
     max_length = _max_length(arguments.max_length, config)
     replay_length = _replay_length(arguments.replay_length, max_length)
-    precision = _precision(arguments.precision)
+    precision = chosen_precision(arguments.precision)
 
     retain = None
     if arguments.retain:
@@ -225,7 +225,12 @@ def _check_weights(weights: Weights, method: PeftConfig) -> None:
         raise ExcitorError("--gate-weight needs gates, and --gate is none. Leave out one of the two.")
 
 
-def _precision(wanted: str) -> str:
+def chosen_precision(wanted: str) -> str:
+    """``fp32``, ``bf16`` or ``fp16``; for ``auto`` what the hardware has.
+
+    Raises:
+        ExcitorError: It has not what is wanted.
+    """
     has_gpu = torch.cuda.is_available()
     has_bf16 = has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if wanted == "auto":
