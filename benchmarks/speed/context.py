@@ -3,10 +3,10 @@
     python benchmarks/speed/context.py [--output DIR]
 
 For each number of tokens: a training step on one row of them, of the bare base and with Excitor; the adapter's own
-part of it, forward and backward of its terms alone; one token decoded with that many in the cache, of base and Excitor;
-and the time spent in the adapter's terms while decoding. The model is small so that 16k tokens of attention pass on a CPU.
-Methods take turns in one process; medians. Prints a table; with ``--output`` also writes ``results.json`` and
-``plot.png`` there.
+part of it, forward and backward of its terms alone; one token decoded with that many in the cache, of base and
+Excitor; and the time spent in the adapter's terms while decoding. The model is small so that attention over 16k tokens
+ends on a CPU. Methods take turns in one process; medians. Prints a table; with ``--output`` also writes
+``results.json`` and ``plot.png`` there.
 """
 
 import argparse
@@ -163,7 +163,8 @@ def exponents(contexts: dict[int, dict[str, Any]], least: int = 1024) -> dict[st
     }
 
 
-HEAD = ("tokens", "training, base", "Excitor", "ratio", "adapter alone", "a token") + (
+HEAD = (
+    *("tokens", "training, base", "Excitor", "ratio", "adapter alone", "a token"),
     *("decoding a token, base", "Excitor", "ratio", "in the adapter"),
 )
 

@@ -6,9 +6,11 @@ import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import datasets
 import pyarrow
+from datasets import config
 from transformers import PreTrainedTokenizerBase
 
 
@@ -46,7 +48,7 @@ def token_file(
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     for batch in examples.select_columns(["messages", "prompt", "completion"]).iter(batch_size=1000):
         _add(digest, batch)
-    return Path(datasets.config.HF_DATASETS_CACHE) / "excitor" / f"tokens-{digest.hexdigest()}.arrow"
+    return Path(config.HF_DATASETS_CACHE) / "excitor" / f"tokens-{digest.hexdigest()}.arrow"
 
 
 def read_or_make(file: Path, make: Callable[..., datasets.Dataset]) -> tuple[datasets.Dataset, str]:
@@ -80,4 +82,5 @@ def _add(digest: "hashlib._Hash", value: object) -> None:
 
 
 def _detached(dataset: datasets.Dataset) -> datasets.Dataset:
-    return datasets.Dataset(dataset.with_format("arrow")[:], info=dataset.info)
+    table = cast(pyarrow.Table, dataset.with_format("arrow")[:])
+    return datasets.Dataset(table, info=dataset.info)
