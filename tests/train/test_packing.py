@@ -27,7 +27,9 @@ def test_a_model_is_refused_where_packed_examples_change_each_other(family):
         packed = model(input_ids=tokens, position_ids=positions, use_cache=False).logits[:, FIRST:]
     assert ((alone - packed).abs().max() < 1e-5) == (family in KEPT_APART)
 
-    batch = {"input_ids": tokens, "position_ids": positions}
+    labels = tokens.clone()
+    labels[:, : FIRST + 1] = -100
+    batch = {"input_ids": tokens, "position_ids": positions, "labels": labels}
     if family in MIXED_UP:
         with pytest.raises(ExcitorError, match="lets packed examples see each other"):
             check_packing(model, batch, FIRST)

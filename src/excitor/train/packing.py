@@ -13,12 +13,12 @@ def check_packing(model: nn.Module, batch: dict[str, Any], first: int) -> None:
 
     What keeps them apart is the model's own code: it has to build its attention mask from ``position_ids``, or hand
     them to a kernel that does. Some architectures, attention implementations and PEFT methods leave them aside without
-    a word. The gradient of the second example's logits with respect to the first one's embeddings is exactly 0 where
+    a word. The gradient of the second example's loss with respect to the first one's embeddings is exactly 0 where
     nothing leaks, in any precision.
 
     Args:
         model: As it is trained, adapter included.
-        batch: Two examples in one row, as the trainer's collator packs them.
+        batch: Two examples in one row, as the trainer's collator packs them, with labels on the second alone.
         first: Tokens of the first example.
 
     Raises:
@@ -38,8 +38,8 @@ def check_packing(model: nn.Module, batch: dict[str, Any], first: int) -> None:
     try:
         model.eval()
         with torch.enable_grad():
-            logits = model(**values, use_cache=False).logits
-            (gradient,) = torch.autograd.grad(logits[:, first:].float().square().sum(), embedded[-1])
+            loss = model(**values, use_cache=False).loss
+            (gradient,) = torch.autograd.grad(loss, embedded[-1])
     finally:
         hook.remove()
         model.train(was_training)

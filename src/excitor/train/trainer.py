@@ -13,6 +13,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from excitor.data.encoding import IGNORED
 from excitor.errors import ExcitorError
 from excitor.preservation.regularizer import Preservation
 from excitor.quantised import chosen_bits, load_base
@@ -153,8 +154,9 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
                 parameter.data = parameter.data.float()
     if arguments.packing and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):  # those are not whole here
         first, second = (job.train[index]["input_ids"][:8] for index in (0, -1))
-        ids, lengths = first + second, [len(first), len(second)]
-        batch = trainer.data_collator([{"input_ids": ids, "labels": ids, "seq_lengths": lengths}])
+        labels = [IGNORED] * (len(first) + 1) + second[1:]
+        lengths = [len(first), len(second)]
+        batch = trainer.data_collator([{"input_ids": first + second, "labels": labels, "seq_lengths": lengths}])
         check_packing(cast(nn.Module, trainer.model), batch, len(first))
     return trainer
 
