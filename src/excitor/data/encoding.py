@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import ExcitorError
 from .templates import Messages, Span, Template, adds_bos, resolve_template
+from .token_cache import read_or_make, token_file
 
 
 IGNORED = -100
@@ -31,6 +33,7 @@ class Encoded:
         template: ``"chat"`` or ``"instruction"``, as conversations were rendered; ``"verbatim"`` where there was only
             prompt/completion text. A prompt for the trained model should be rendered with it.
         stop_token: What answers end with; generation should stop there.
+        cache: How the cache served, in words; empty where none was used.
     """
 
     dataset: datasets.Dataset
@@ -39,10 +42,16 @@ class Encoded:
     supervised_tokens: int
     template: str
     stop_token: str
+    cache: str = ""
 
 
 def encode_examples(
-    examples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int, template: str = "auto"
+    examples: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    template: str = "auto",
+    cache: bool = False,
 ) -> Encoded:
     """Encode the examples of ``load_examples``; the loss is on every answer, including the token that ends it.
 
@@ -55,13 +64,15 @@ def encode_examples(
         tokenizer: The model's tokenizer.
         max_length: Most tokens a row may have.
         template: For conversations; see ``resolve_template``.
+        cache: Keep the tokens on disk, or read them from there where they have been made before; see ``token_file``.
 
     Raises:
         ExcitorError: No row is left, the template cannot render a row, or the template or tokenizer does not serve.
     """
     only_pairs = all(messages is None for messages in examples["messages"])
     resolved = resolve_template(tokenizer, "verbatim" if only_pairs else template)
-    encoded = examples.map(
+    make = partial(
+        examples.map,
         _encode_batch,
         batched=True,
         remove_columns=examples.column_names,
@@ -77,6 +88,8 @@ def encode_examples(
         ),
         desc="Encoding",
     )
+    file = token_file(examples, tokenizer, resolved.jinja, max_length) if cache else None
+    encoded, served = read_or_make(file, make) if file else (make(), "")
     reasons: list[str | None] = encoded["dropped"][:]
     kept = [index for index, reason in enumerate(reasons) if reason is None]
     dropped = Counter(reason for reason in reasons if reason is not None)
@@ -95,6 +108,7 @@ def encode_examples(
         supervised_tokens=sum(encoded["supervised"]),
         template=resolved.name,
         stop_token=resolved.stop_token,
+        cache=served,
     )
 
 

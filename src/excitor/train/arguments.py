@@ -76,6 +76,13 @@ class TrainArguments(Arguments):
     packing: bool = field(
         default=False, metadata={"help": "Put several examples in one sequence; they do not see each other."}
     )
+    group_by_length: bool = field(
+        default=False, metadata={"help": "Make batches of examples of about the same length, which saves padding."}
+    )
+    cache_tokens: bool = field(
+        default=True,
+        metadata={"help": "Keep the tokens of the data in HF_DATASETS_CACHE, and read them there the next time."},
+    )
 
     epochs: float = field(default=3.0, metadata={"help": "Passes over the data."})
     steps: int | None = field(default=None, metadata={"help": "Optimizer steps, in place of epochs."})
@@ -227,6 +234,8 @@ class TrainArguments(Arguments):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 yield f"{flag(name)} must be greater than 0, got {value}."
+        if self.packing and self.group_by_length:
+            yield "--group-by-length saves padding, and --packing leaves none to save: give one of the two."
         if self.adapter_config and self.learning_rate is None:
             yield "--adapter-config names another method, for which there is no usual --learning-rate: give one."
         if not 0 <= self.warmup_ratio < 1:

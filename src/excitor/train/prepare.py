@@ -40,7 +40,7 @@ class Job:
     method: PeftConfig
     tokenizer: PreTrainedTokenizerBase
     notes: str
-    """What was read from where, a line per file."""
+    """What was read from where, a line per file; the last says how the cache of tokens served."""
     encoded: Encoded
     train: Dataset
     held_out: Dataset
@@ -87,7 +87,9 @@ def prepare(arguments: TrainArguments) -> Job:
     if arguments.replay:
         replay = read_replay(arguments.replay, tokenizer, documents=arguments.replay_documents, length=replay_length)
     examples = load_examples(arguments.data)
-    encoded = encode_examples(examples, tokenizer, max_length=max_length, template=arguments.template)
+    encoded = encode_examples(
+        examples, tokenizer, max_length=max_length, template=arguments.template, cache=arguments.cache_tokens
+    )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = encoded.stop_token  # any token will do: padding is masked
     train, held_out = _split(encoded, arguments.eval_rows)
@@ -106,7 +108,7 @@ def prepare(arguments: TrainArguments) -> Job:
         arguments=resolved,
         method=method,
         tokenizer=tokenizer,
-        notes=examples.info.description,
+        notes="\n".join(filter(None, (examples.info.description, encoded.cache))),
         encoded=encoded,
         train=train,
         held_out=held_out,

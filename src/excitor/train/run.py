@@ -19,7 +19,7 @@ from excitor.evaluate.report import measure, table
 from excitor.evaluate.sampling import sample_from_base
 from excitor.evaluate.task import Subject
 from excitor.train.arguments import TrainArguments
-from excitor.train.artifacts import draw_curves, model_card, training_summary
+from excitor.train.artifacts import draw_curves, model_card, speed_line, training_summary
 from excitor.train.callbacks import MetricsLog, ProgressBar, StopOnInterrupt
 from excitor.train.folder import (
     BASE_TEXT_FILE,
@@ -110,6 +110,7 @@ def train_job(job: Job, console: Console | None = None, watchers: Sequence[Train
     report = measure(model, job.held_out, retain, retain_source=source, batch_size=arguments.batch_size)
     with naming_full_disk(folder, job.bytes_needed):
         report = _write_results(job, model, report, folder)
+    console.print(f"Trained: {speed_line(report['training'])}")
     console.print(table(report))
     for line in verdict(report):
         console.print(line)
