@@ -15,7 +15,7 @@ TARGET = flops(KNOWN["excitor/default"], CONFIG)
 
 
 def test_the_count_is_that_of_the_products() -> None:
-    """Of a low-rank pair on every query: twice forward and four times backward, but for no gradient of the input."""
+    """Of a low-rank pair on every query: two operations forward, four backward, less what needs no gradient."""
     ranks = [
         flops(Experiment("lora", {"peft_type": "LORA", "r": r, "target_modules": ["q_proj"]}), CONFIG) for r in (4, 8)
     ]

@@ -99,9 +99,9 @@ def _curve(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _strength_curve(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Points over strengths, 1 among them; none for a method without a strength."""
-    own = [run.get("strength_curve") for run in runs]
+    own = [run.get("strength_curve") or [] for run in runs]
     if not all(own):
-        return []  # or an earlier version made the file
+        return []
     return _points(
         [[*points, {"strength": 1.0} | run["measures"]] for points, run in zip(own, runs, strict=True)], "strength"
     )
