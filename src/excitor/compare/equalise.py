@@ -87,7 +87,7 @@ def _by_time(
         for experiment in experiments:
             known = before.get(experiment.name)
             if known is not None and _but_for_size(known) == _but_for_size(experiment):
-                found.append(known)
+                found.append(replace(experiment, adapter=known.adapter, matched=known.matched))
                 spent[experiment.name] = earlier[1][experiment.name]
             elif experiment.adapter is None:
                 found.append(experiment)
