@@ -16,13 +16,12 @@ from excitor.evaluate.generation import answer_all
 from excitor.evaluate.markdown import markdown_table
 from excitor.evaluate.metric import Metric
 from excitor.evaluate.scienceqa import COLUMNS, Format, Problem, build_prompt, build_target, extract_answer, score
-from excitor.evaluate.scienceqa_files import read_problems, select_split
+from excitor.evaluate.scienceqa_files import SPLITS_FILE, problems_file, read_problems, select_split
 from excitor.evaluate.task import Item, Subject
 
 
 # Where the answer stands first, what follows it cannot change the score.
 LONGEST_REPLY = {"QCM-A": 32, "QCM-ALE": 32, "QCM-LEA": 256}
-SPLITS = "pid_splits.json"
 
 
 class ScienceQA:
@@ -79,7 +78,7 @@ class ScienceQA:
             raise ExcitorError(f"the format of ScienceQA is one of {', '.join(LONGEST_REPLY)}, not {self.format!r}")
         if self.shots < 0:
             raise ExcitorError(f"the number of few-shot examples must not be negative, got {self.shots}")
-        everything, splits = read_problems(_problems_file(self.folder)), self.folder / SPLITS
+        everything, splits = read_problems(problems_file(self.folder)), self.folder / SPLITS_FILE
         chosen = select_split(everything, self.split, splits)
         asked = {
             pid: problem
@@ -181,15 +180,6 @@ class ScienceQA:
             raise ExcitorError(f"{splits}: split 'train' has {len(usable)} text questions for {self.shots} examples")
         chosen = (problems[pid] for pid in random.Random(self.seed).sample(usable, self.shots))
         return [f"{build_prompt(problem)} {build_target(problem, cast(Format, self.format))}" for problem in chosen]
-
-
-def _problems_file(folder: Path) -> Path:
-    found = sorted([*folder.glob("problems*.json"), *folder.glob("problems*.json.gz")])
-    official = [path for path in found if path.name in ("problems.json", "problems.json.gz")]
-    if len(official or found) == 1:
-        return (official or found)[0]
-    names = ", ".join(path.name for path in found) or "none"
-    raise ExcitorError(f"{folder} must be a folder with one problems.json or problems.json.gz; found: {names}")
 
 
 def _item(pid: str, problem: Problem, reply: str | None) -> Item:
