@@ -66,6 +66,18 @@ class ExcitorConfig(PeftConfig):
         default=0.0, metadata={"help": "Standard deviation of the gates at the start; 0.01 in the paper."}
     )
     prompt_init_std: float = field(default=0.3, metadata={"help": "Standard deviation of the prompts at the start."})
+    vision_width: int | None = field(
+        default=None,
+        metadata={
+            "help": "Width of the features of a vision encoder, to make visual prompts from; none if not given."
+        },
+    )
+    vision_rank: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rank of a trunk shared by a layer's key and value map of such features; full if not given."
+        },
+    )
     head_dim: int | None = field(
         default=None,
         metadata={"help": "Size of a key head; read from the model's configuration when not given."},
@@ -135,10 +147,16 @@ class ExcitorConfig(PeftConfig):
             )
         _check_count("r", self.r, 1)
         _check_count("num_local_prompts", self.num_local_prompts, 0)
-        # Local prompts alone are a method too; no prompts at all are none.
-        _check_count("num_prompts", self.num_prompts, 0 if self.num_local_prompts else 1)
+        for name in ("vision_width", "vision_rank"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name), 1)
+        if self.vision_rank is not None and self.vision_width is None:
+            raise ExcitorError("vision_rank is of the maps of vision features: give vision_width, their width, too.")
+        # Local or visual prompts alone are a method too; no prompts at all are none.
+        least = 0 if self.num_local_prompts or self.vision_width else 1
+        _check_count("num_prompts", self.num_prompts, least)
         _check_pattern("rank_pattern", self.rank_pattern, 1)
-        _check_pattern("num_prompts_pattern", self.num_prompts_pattern, 0 if self.num_local_prompts else 1)
+        _check_pattern("num_prompts_pattern", self.num_prompts_pattern, least)
         if self.num_prompts_pattern and self.generator == "mlp":
             raise ExcitorError(
                 "num_prompts_pattern needs generator='table': an MLP makes the prompts of every layer from one set of "

@@ -44,11 +44,12 @@ class Prompts(NamedTuple):
 
     ``keys`` and ``values`` are ``(..., K, G, d)``: ``(K, G, d)`` for the paper's global prompts, ``(B, 1, K, G, d)``
     for prompts that belong to a row of the batch, ``(B, M, K, G, d)`` for prompts of each token's own. The paper has
-    one table for both.
+    one table for both. ``mask``, ``(..., K)``, is False for prompts that are not there; None if all are.
     """
 
     keys: Tensor
     values: Tensor
+    mask: Tensor | None = None
 
 
 def local_prompts(features: Tensor, weight: Tensor, num_heads: int, head_dim: int) -> Tensor:
@@ -80,12 +81,16 @@ def prompt_weights(
 
     Returns:
         ``(..., G, K)`` with K of all groups in their order, then the null prompt if there is one; in fp32 or better.
+        A prompt that is not there weighs 0; where none is, all weigh 0.
     """
     scale = 1 / (temperature * math.sqrt(query.shape[-1]))
-    scores = [torch.einsum("...gd,...kgd->...gk", query, group.keys) * scale for group in groups]
+    scores = [_prompt_scores(query, group, scale) for group in groups]
     if null_bias is not None:
         scores.append(null_bias[:, None].to(query.dtype).expand(*query.shape[:-1], 1))
-    return _softmax(torch.cat(scores, -1) if len(scores) > 1 else scores[0])
+    weights = _softmax(torch.cat(scores, -1) if len(scores) > 1 else scores[0])
+    if len(groups) == 1 and null_bias is None and groups[0].mask is not None:
+        weights = weights * groups[0].mask.unsqueeze(-2)  # nothing else takes all the weight where all are masked
+    return weights
 
 
 def reconstructed_key(
@@ -174,6 +179,14 @@ def _weighted_values(scores: Tensor, value: Tensor, mask: Tensor | None) -> Tens
         scores = scores + mask
     weights = _softmax(scores).to(value.dtype)
     return weights @ value.repeat_interleave(scores.shape[1] // value.shape[1], dim=1)
+
+
+def _prompt_scores(query: Tensor, group: Prompts, scale: float) -> Tensor:
+    """``Q_e P_k^T`` times ``scale``, ``(..., G, K)``; the lowest number there is for prompts that are not there."""
+    scores = torch.einsum("...gd,...kgd->...gk", query, group.keys) * scale
+    if group.mask is None:
+        return scores
+    return scores.masked_fill(~group.mask.unsqueeze(-2), torch.finfo(scores.dtype).min)
 
 
 def _softmax(scores: Tensor) -> Tensor:

@@ -12,12 +12,14 @@ from .config import ExcitorConfig
 from .errors import ExcitorError
 from .fold_cache import FoldCache
 from .folded import Folded
+from .functional import Prompts
 from .generator import PromptGenerator, PromptMLP, PromptTable
 from .implementation import chosen
 from .mixed_batch import by_row
 from .placement import InProjection, Placement
 from .processor import PromptProcessor
 from .recompute import adapter_term
+from .visual import VisualPrompts, seen
 
 
 NO_MERGE = (
@@ -44,7 +46,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         ExcitorError: The width of the keys is no multiple of ``head_dim``.
     """
 
-    adapter_layer_names = ("excitor_generator", "excitor_processor")
+    adapter_layer_names = ("excitor_generator", "excitor_processor", "excitor_visual")
     other_param_names = ("excitor_strength", "excitor_folded")
 
     def __init__(
@@ -68,6 +70,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         self.num_heads = width // head_dim
         self.excitor_generator = nn.ModuleDict()
         self.excitor_processor = nn.ModuleDict()
+        self.excitor_visual = nn.ModuleDict()
         self.excitor_strength: dict[str, float] = {}
         self.excitor_folded = FoldCache()
         self._disable_adapters = False
@@ -108,6 +111,15 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
             _silence(generator, processor)
         elif not config.init_weights:
             _randomize(generator, processor)
+        if config.vision_width is not None:
+            self.excitor_visual[adapter_name] = VisualPrompts(
+                config.vision_width,
+                self.num_heads,
+                self.head_dim,
+                rank=config.vision_rank,
+                init_std=config.prompt_init_std,
+                silent=config.init_weights == "identity",
+            )
         self.excitor_generator[adapter_name] = generator
         self.excitor_processor[adapter_name] = processor
         self.excitor_strength[adapter_name] = 1.0
@@ -128,7 +140,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         if self.disable_adapters:
             return []
         # Adding zeros could still change the sign of a zero: at strength 0 the base is exact.
-        at_work = [name for name, strength in self.excitor_strength.items() if strength != 0]
+        at_work = [name for name, strength in self.excitor_strength.items() if strength != 0 and self._acts(name)]
         if adapter_names is not None:
             return by_row(self._strong_term, x, [name if name in at_work else None for name in adapter_names])
         return [self._strong_term(name, x) for name in self.active_adapters if name in at_work]
@@ -163,10 +175,27 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
     def term(self, adapter_name: str, x: Tensor) -> Tensor:
         """The term of one adapter at strength 1, ``g K_e(x)``: ``(..., C)`` to ``(..., G * d)``, in its own dtype."""
         generator, processor = self.parts(adapter_name)
+        if not self._acts(adapter_name):
+            return processor.A.new_zeros(*x.shape[:-1], self.num_heads * self.head_dim)
+        visual = self._visual_prompts(adapter_name, x)
+        if visual is not None:
+            return processor.term(x, generator, visual)
         # A compiler decides by itself what to keep, and must see the parameters: a cache would outlive a hot swap.
         if torch.compiler.is_compiling() or chosen() == "eager":
             return processor.term(x, generator)
         return adapter_term(x, processor.A, self._folded(adapter_name))
+
+    def _acts(self, adapter_name: str) -> bool:
+        """Whether an adapter has prompts at all: one of visual prompts alone has none where there is no picture."""
+        generator, _ = self.parts(adapter_name)
+        learnable = generator.num_prompts or generator.num_local_prompts
+        return bool(learnable) or (adapter_name in self.excitor_visual and seen() is not None)
+
+    def _visual_prompts(self, adapter_name: str, x: Tensor) -> Prompts | None:
+        """Of the pictures that the batch comes with; None without any, or if the adapter makes nothing of them."""
+        if adapter_name not in self.excitor_visual or (pictures := seen()) is None:
+            return None
+        return pictures.prompts(cast(VisualPrompts, self.excitor_visual[adapter_name]), len(x))
 
     def _folded(self, adapter_name: str) -> Folded:
         """What one adapter folds to: with gradients where it trains, else kept from one call to the next."""
@@ -191,11 +220,12 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         """Attention of each token over the prompts of one adapter.
 
         Returns:
-            ``(..., G, K)``: global prompts, local prompts, then the null prompt, each if there are any.
+            ``(..., G, K)``: global prompts, local prompts, visual prompts, then the null prompt, each if there are any.
         """
         generator, processor = self.parts(adapter_name)
-        features = processor.features(x)
-        return processor.weights(features, generator(features))
+        features, visual = processor.features(x), self._visual_prompts(adapter_name, x)
+        groups = generator(features)
+        return processor.weights(features, groups if visual is None else [*groups, visual])
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Raise: the method has no merged form."""
@@ -290,6 +320,8 @@ def _silence(generator: PromptTable | PromptMLP, processor: PromptProcessor) -> 
         if generator.num_local_prompts:
             generator.local_values.zero_()
         return
+    if not generator.num_prompts and not generator.num_local_prompts:
+        return  # visual prompts alone have values of their own
     processor.B.zero_()
     if isinstance(generator, PromptTable):
         generator.prompts.sub_(generator.prompts.mean(dim=0))

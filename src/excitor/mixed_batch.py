@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .errors import ExcitorError
 from .registration import AuxiliaryTrainingWrapper
+from .visual import seeing, seen
 
 
 BASE = "__base__"  # PEFT's name for a row that is to see the base model
@@ -67,7 +68,9 @@ def by_row(term: Callable[[str, Tensor], Tensor], x: Tensor, names: Sequence[str
     for name in dict.fromkeys(names):
         if name is not None:
             rows = torch.tensor([row for row, of in enumerate(names) if of == name], device=x.device)
-            own = term(name, x.index_select(0, rows))
+            pictures = seen()
+            with seeing(None if pictures is None else pictures.select(rows, len(x))):
+                own = term(name, x.index_select(0, rows))
             if total is None:
                 total = own.new_zeros(len(x), *own.shape[1:])
             total = total.index_copy(0, rows, own.to(total.dtype))

@@ -50,6 +50,7 @@ class ExcitorModel(BaseTuner):
                     'e.g. ExcitorConfig(target_modules=["k_proj"], head_dim=64).'
                 )
             peft_config.target_modules = {FAMILIES[model_type].key_projection}
+        _fit_vision(peft_config, self.model)
         if peft_config.top_layers is not None:
             peft_config.layers_to_transform = _topmost(peft_config, getattr(text, "num_hidden_layers", None))
         return peft_config
@@ -173,6 +174,19 @@ class ExcitorModel(BaseTuner):
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         _check_fits(model, config, adapter_name, remapped)
         return remapped
+
+
+def _fit_vision(config: ExcitorConfig, model: nn.Module) -> None:
+    """Take the width of the pictures' features from a model that has a vision encoder for them."""
+    width = getattr(getattr(model, "config", None), "vision_width", None)
+    if width is None:
+        return
+    if config.vision_width not in (None, width):
+        raise ExcitorError(
+            f"vision_width is {config.vision_width}, but the features of this model's vision encoder are {width} "
+            "wide: leave vision_width out, or use the encoder that the adapter was made for."
+        )
+    config.vision_width = width
 
 
 def _topmost(config: ExcitorConfig, depth: Any) -> list[int]:

@@ -70,10 +70,17 @@ class PromptProcessor(nn.Module):
         extra_key = reconstructed_key(self._query(features), groups, self.null_bias, self.temperature)
         return (extra_key if self.gate is None else self.gate[:, None] * extra_key).flatten(-2)
 
-    def term(self, x: Tensor, generator: PromptGenerator) -> Tensor:
-        """The term of a layer's input, ``(..., C)`` to ``(..., G * d)``, as the equations are written."""
+    def term(self, x: Tensor, generator: PromptGenerator, visual: Prompts | None = None) -> Tensor:
+        """The term of a layer's input, ``(..., C)`` to ``(..., G * d)``, as the equations are written.
+
+        Args:
+            x: The layer's input.
+            generator: Makes the learnable prompts.
+            visual: Prompts of the pictures that the batch comes with.
+        """
         features = self.features(x)
-        return self(features, generator(features))
+        groups = generator(features)
+        return self(features, groups if visual is None else [*groups, visual])
 
     def fold(self, generator: PromptGenerator) -> Folded:
         """Everything behind ``z = x A`` multiplied out, for the prompts of ``generator``; differentiable."""
