@@ -12,6 +12,7 @@ from excitor.evaluate.scienceqa import GRADES, LETTERS, SUBJECTS, Problem
 
 SPLITS_FILE = "pid_splits.json"
 
+
 def problems_file(folder: Path) -> Path:
     """The file of problems in ScienceQA's folder: ``problems.json``, else the only ``problems*.json``, or gzipped.
 

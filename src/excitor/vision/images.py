@@ -103,9 +103,7 @@ def _load(source: str | os.PathLike[str] | Image.Image) -> Image.Image:
         with Image.open(path) as image:
             return _upright(image)
     except UnidentifiedImageError as error:
-        raise ExcitorError(
-            "is no picture that Pillow can read: remove its row, or save it as JPEG or PNG."
-        ) from error
+        raise ExcitorError("is no picture that Pillow can read: remove its row, or save it as JPEG or PNG.") from error
     except Image.DecompressionBombError as error:
         raise ExcitorError(
             f"is too large ({str(error).split(' exceeds')[0]}): vision encoders look at a few hundred pixels a side, "
@@ -146,4 +144,3 @@ def _rgb(image: Image.Image) -> Image.Image:
         ground = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(ground, image).convert("RGB")
     return image.convert("RGB")
-

@@ -22,7 +22,9 @@ def caption_rows(value: Any) -> list[Row] | None:
         return None
     if isinstance(value.get("annotations"), list):
         return _annotations(value["annotations"], value.get("images") or [])
-    if all(isinstance(captions, list) and all(isinstance(one, str) for one in captions) for captions in value.values()):
+    if all(
+        isinstance(captions, list) and all(isinstance(one, str) for one in captions) for captions in value.values()
+    ):
         return [{"image_id": image, "caption": one} for image, captions in value.items() for one in captions]
     return None
 
@@ -36,9 +38,7 @@ def _annotations(annotations: list[Any], images: list[Any]) -> list[Row]:
     rows: list[Row] = []
     for number, annotation in enumerate(annotations, 1):
         if not isinstance(annotation, dict) or not {"image_id", "caption"} <= annotation.keys():
-            raise ExcitorError(
-                f"annotation {number} must have 'image_id' and 'caption', got {str(annotation)[:60]!r}"
-            )
+            raise ExcitorError(f"annotation {number} must have 'image_id' and 'caption', got {str(annotation)[:60]!r}")
         if names and annotation["image_id"] not in names:
             raise ExcitorError(
                 f"annotation {number} is about image {annotation['image_id']}, which is not among the {len(names):,} of "

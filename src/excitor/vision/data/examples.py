@@ -97,7 +97,11 @@ def _find(examples: datasets.Dataset, folders: list[Path]) -> list[list[str]]:
         own = Path(source) / IMAGES if is_scienceqa(Path(source)) else Path(source).parent
         places = folders or [own]
         if name.isdecimal():
-            return str(_by_number(int(name), [path for place in places for path in numbered(place).get(int(name), [])], places))
+            return str(
+                _by_number(
+                    int(name), [path for place in places for path in numbered(place).get(int(name), [])], places
+                )
+            )
         tried = [place / name for place in places]
         for path in tried:
             if path.is_file():

@@ -23,16 +23,18 @@ def forms(caption_instruction: str) -> tuple[Format, ...]:
     """
 
     def caption(row: Row) -> Example:
-        return question_and_answer({**row, "instruction": caption_instruction, "input": None}, "instruction", "caption")
+        return question_and_answer(
+            {**row, "instruction": caption_instruction, "input": None}, "instruction", "caption"
+        )
 
     known = (
         *FORMATS,
-        Format("prompt/output", ("prompt", "output"), ("input",), lambda row: question_and_answer(row, "prompt", "output")),
+        Format(
+            "prompt/output", ("prompt", "output"), ("input",), lambda row: question_and_answer(row, "prompt", "output")
+        ),
         Format("captions", ("caption",), (), caption),
     )
-    return tuple(
-        replace(form, optional=(*form.optional, *COLUMNS), convert=_with_images(form)) for form in known
-    )
+    return tuple(replace(form, optional=(*form.optional, *COLUMNS), convert=_with_images(form)) for form in known)
 
 
 def _with_images(form: Format) -> Any:
