@@ -22,11 +22,15 @@ def caption_rows(value: Any) -> list[Row] | None:
         return None
     if isinstance(value.get("annotations"), list):
         return _annotations(value["annotations"], value.get("images") or [])
-    if all(
-        isinstance(captions, list) and all(isinstance(one, str) for one in captions) for captions in value.values()
-    ):
+    if all(_are_texts(captions) for captions in value.values()):
+        if empty := [image for image, captions in value.items() if not captions]:
+            raise ExcitorError(f"image {empty[0]} has no caption: remove it")
         return [{"image_id": image, "caption": one} for image, captions in value.items() for one in captions]
     return None
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def _annotations(annotations: list[Any], images: list[Any]) -> list[Row]:
@@ -41,8 +45,8 @@ def _annotations(annotations: list[Any], images: list[Any]) -> list[Row]:
             raise ExcitorError(f"annotation {number} must have 'image_id' and 'caption', got {str(annotation)[:60]!r}")
         if names and annotation["image_id"] not in names:
             raise ExcitorError(
-                f"annotation {number} is about image {annotation['image_id']}, which is not among the {len(names):,} of "
-                "'images'"
+                f"annotation {number} is about image {annotation['image_id']}, which is not among the "
+                f"{len(names):,} of 'images'"
             )
         row = {"image_id": annotation["image_id"], "caption": annotation["caption"]}
         rows.append(row | {"file_name": names[row["image_id"]]} if names else row)

@@ -32,9 +32,9 @@ def load_image_examples(
     """Read and concatenate sources of rows with pictures; nothing is shuffled, removed or repeated.
 
     Accepted are COCO's captions, ScienceQA's folder, and rows of every form that
-    :func:`excitor.data.load_examples` reads, LLaVA's conversations among them, with the columns ``image`` or ``images``;
-    ``prompt`` and ``output``, and ``caption`` alone, are accepted beside them. docs/vision.md shows each. Rows without
-    a picture, and sources without any, may stand among them.
+    :func:`excitor.data.load_examples` reads, LLaVA's conversations among them, with a column ``image`` or
+    ``images``; ``prompt`` and ``output``, and ``caption`` alone, are accepted beside them. docs/vision.md shows each.
+    Rows without a picture, and sources without any, may stand among them.
 
     Args:
         sources: As for :func:`excitor.data.load_examples`, or a folder with ScienceQA.
@@ -97,11 +97,7 @@ def _find(examples: datasets.Dataset, folders: list[Path]) -> list[list[str]]:
         own = Path(source) / IMAGES if is_scienceqa(Path(source)) else Path(source).parent
         places = folders or [own]
         if name.isdecimal():
-            return str(
-                _by_number(
-                    int(name), [path for place in places for path in numbered(place).get(int(name), [])], places
-                )
-            )
+            return str(_by_number(int(name), {place: numbered(place) for place in places}))
         tried = [place / name for place in places]
         for path in tried:
             if path.is_file():
@@ -127,8 +123,9 @@ def _find(examples: datasets.Dataset, folders: list[Path]) -> list[list[str]]:
     return found
 
 
-def _by_number(number: int, found: list[Path], places: list[Path]) -> Path:
-    where = " or ".join(map(str, places))
+def _by_number(number: int, folders: dict[Path, dict[int, list[Path]]]) -> Path:
+    where = " or ".join(map(str, folders))
+    found = [path for files in folders.values() for path in files.get(number, [])]
     if not found:
         raise ExcitorError(f"no picture in {where} has the number {number} at the end of its name")
     if len(found) > 1:

@@ -1,6 +1,6 @@
 """The shapes of rows with pictures: all those of text, and a few more, beside a column that names the pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,21 +23,21 @@ def forms(caption_instruction: str) -> tuple[Format, ...]:
     """
 
     def caption(row: Row) -> Example:
-        return question_and_answer(
-            {**row, "instruction": caption_instruction, "input": None}, "instruction", "caption"
-        )
+        asked = {"instruction": caption_instruction, "caption": row.get("caption")}
+        return question_and_answer(asked, "instruction", "caption")
+
+    def prompt_output(row: Row) -> Example:
+        return question_and_answer(row, "prompt", "output")
 
     known = (
         *FORMATS,
-        Format(
-            "prompt/output", ("prompt", "output"), ("input",), lambda row: question_and_answer(row, "prompt", "output")
-        ),
+        Format("prompt/output", ("prompt", "output"), ("input",), prompt_output),
         Format("captions", ("caption",), (), caption),
     )
     return tuple(replace(form, optional=(*form.optional, *COLUMNS), convert=_with_images(form)) for form in known)
 
 
-def _with_images(form: Format) -> Any:
+def _with_images(form: Format) -> Callable[[Row], Example]:
     def convert(row: Row) -> Example:
         images = image_names(row)
         return _without_placeholders(form.convert(row), len(images)) | {"images": images}
@@ -70,7 +70,8 @@ def _no_names(column: str, values: list[Any]) -> str:
     value = next(value for value in values if not isinstance(value, str) or not value)
     if isinstance(value, Mapping) or hasattr(value, "getexif"):
         return f"{column!r} holds the picture itself: save pictures as files and name them"
-    return f"{column!r} must be the name of a file or a list of such names, got {type(value).__name__} {str(value)[:60]!r}"
+    got = f"{type(value).__name__} {str(value)[:60]!r}"
+    return f"{column!r} must be the name of a file or a list of such names, got {got}"
 
 
 def _without_placeholders(example: Example, pictures: int) -> Example:
