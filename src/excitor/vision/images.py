@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,11 +60,13 @@ def check_images(pictures: Mapping[str, str], console: Console | None = None) ->
             if fault
         ]
     if faults:
-        raise ExcitorError(
-            f"{len(faults):,} of {len(pictures):,} pictures cannot be used"
-            + (f"; the first {SHOWN_FAULTS}:" if len(faults) > SHOWN_FAULTS else ":")
-            + "".join(f"\n  {fault}" for fault in faults[:SHOWN_FAULTS])
-        )
+        raise ExcitorError(f"{len(faults):,} of {len(pictures):,} pictures cannot be used{listed(faults)}")
+
+
+def listed(faults: Sequence[str]) -> str:
+    """The first few faults, a line each, to stand behind their number."""
+    more = f"; the first {SHOWN_FAULTS}" if len(faults) > SHOWN_FAULTS else ""
+    return more + ":" + "".join(f"\n  {fault}" for fault in faults[:SHOWN_FAULTS])
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from excitor.errors import ExcitorError
 from excitor.vision.data.coco import caption_rows, numbered_files
 from excitor.vision.data.forms import forms
 from excitor.vision.data.scienceqa import IMAGES, is_scienceqa, scienceqa_rows
-from excitor.vision.images import SHOWN_FAULTS, missing
+from excitor.vision.images import listed, missing
 
 
 CAPTION_INSTRUCTION = "Describe the image in one sentence."
@@ -115,10 +115,8 @@ def _find(examples: datasets.Dataset, folders: list[Path]) -> list[list[str]]:
                 faults.append(f"{source}, row {row}: {error}")
     if faults:
         raise ExcitorError(
-            f"{len(faults):,} pictures of {len(found):,} rows are not there"
-            + (f"; the first {SHOWN_FAULTS}:" if len(faults) > SHOWN_FAULTS else ":")
-            + "".join(f"\n  {fault}" for fault in faults[:SHOWN_FAULTS])
-            + "\nSay with --images in which folder they are."
+            f"{len(faults):,} pictures of {len(found):,} rows are not there{listed(faults)}\n"
+            "Say with --images in which folder they are."
         )
     return found
 
