@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -21,14 +20,13 @@ from excitor.evaluate.arguments import EvalArguments
 from excitor.evaluate.names import short_names
 from excitor.evaluate.parallel import this_process
 from excitor.evaluate.task import Subject
+from excitor.precision import DTYPES
 from excitor.quantised import check_bits, chosen_bits, load_base, weight_states
 from excitor.run_record import read_run
 
 
 BASE = "base"
 DEFAULT_MAX_LENGTH = 1024
-
-_DTYPES: dict[str, Any] = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,7 @@ def _read_tokenizer(source: str) -> PreTrainedTokenizerBase | None:
 
 def _load(source: str, precision: str, bits: int | None) -> PreTrainedModel:
     try:
-        return load_base(source, _DTYPES[precision], bits, this_process().device).eval()
+        return load_base(source, DTYPES[precision], bits, this_process().device).eval()
     except (OSError, ValueError) as error:
         raise ExcitorError(f"{source} could not be loaded: {str(error).splitlines()[0]}") from error
 

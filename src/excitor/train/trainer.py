@@ -14,12 +14,10 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from excitor.errors import ExcitorError
+from excitor.precision import DTYPES
 from excitor.preservation.regularizer import Preservation
 from excitor.quantised import chosen_bits, load_base
 from excitor.train.prepare import Job
-
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class PreservingTrainer(SFTTrainer):
@@ -103,7 +101,7 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         disable_tqdm=True,
         report_to="none",
     )
-    base = load_base(str(arguments.model), _DTYPES[arguments.precision], bits)
+    base = load_base(str(arguments.model), DTYPES[arguments.precision], bits)
     set_seed(arguments.seed)  # the adapter starts at random: older versions of TRL seed only after making it
     trainer = PreservingTrainer(
         model=base,

@@ -11,15 +11,13 @@ from rich.progress import track
 from torch import Tensor
 
 from excitor.errors import ExcitorError
+from excitor.precision import DTYPES
 from excitor.vision.arguments import FeatureArguments
 from excitor.vision.data import load_image_examples, pictures_of
 from excitor.vision.encoder import encode, load_encoder, read_vision_config
 from excitor.vision.features import SHARD_BYTES, FeatureStore, digest_all, encoding_of
 from excitor.vision.images import find_images, listed, load_image
 from excitor.vision.inputs import read_image_processor
-
-
-DTYPES: dict[str, Any] = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def make_features(arguments: FeatureArguments, console: Console | None = None) -> FeatureStore:
