@@ -2,7 +2,7 @@
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 
 SPECIALS = ["<pad>", "<s>", "</s>"]
@@ -38,3 +38,17 @@ def make_llama(**changes) -> LlamaForCausalLM:
     }
     torch.manual_seed(0)
     return LlamaForCausalLM(LlamaConfig(**(values | changes))).eval()
+
+
+def make_encoder(**changes) -> CLIPVisionModel:
+    """A random CLIP vision tower: 24 wide, a class token and 4 patches of a picture of 16 x 16."""
+    values = {
+        "hidden_size": 24,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 16,
+        "patch_size": 8,
+    }
+    torch.manual_seed(0)
+    return CLIPVisionModel(CLIPVisionConfig(**(values | changes))).eval()

@@ -150,8 +150,6 @@ class ExcitorConfig(PeftConfig):
         for name in ("vision_width", "vision_rank"):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name), 1)
-        if self.vision_rank is not None and self.vision_width is None:
-            raise ExcitorError("vision_rank is of the maps of vision features: give vision_width, their width, too.")
         # Local or visual prompts alone are a method too; no prompts at all are none.
         least = 0 if self.num_local_prompts or self.vision_width else 1
         _check_count("num_prompts", self.num_prompts, least)

@@ -220,7 +220,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         """Attention of each token over the prompts of one adapter.
 
         Returns:
-            ``(..., G, K)``: global prompts, local prompts, visual prompts, then the null prompt, each if there are any.
+            ``(..., G, K)``: global, local and visual prompts, then the null prompt, each if there are any.
         """
         generator, processor = self.parts(adapter_name)
         features, visual = processor.features(x), self._visual_prompts(adapter_name, x)

@@ -180,6 +180,8 @@ def _fit_vision(config: ExcitorConfig, model: nn.Module) -> None:
     """Take the width of the pictures' features from a model that has a vision encoder for them."""
     width = getattr(getattr(model, "config", None), "vision_width", None)
     if width is None:
+        if config.vision_rank is not None and config.vision_width is None:
+            raise ExcitorError("vision_rank is of the maps of vision features: give their width, vision_width, too.")
         return
     if config.vision_width not in (None, width):
         raise ExcitorError(

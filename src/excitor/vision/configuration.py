@@ -27,7 +27,7 @@ class ExcitorVisionConfig(PretrainedConfig):
     """
 
     model_type = "excitor_vision"
-    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # noqa: RUF012
+    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # noqa: RUF012  # pyright: ignore[reportAssignmentType]
 
     def __init__(
         self,

@@ -6,8 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from excitor.errors import ExcitorError
+
+
+_POOLING = ("pooler", "head")  # of features that nobody looks at here; checkpoints of classifiers lack them
 
 
 def read_vision_config(name: str) -> PretrainedConfig:
@@ -26,8 +30,8 @@ def read_vision_config(name: str) -> PretrainedConfig:
     vision = getattr(config, "vision_config", config)
     if not hasattr(vision, "image_size") and not hasattr(vision, "patch_size"):
         raise ExcitorError(
-            f"{name} is a {vision.model_type!r}, which takes no pictures: name a vision encoder, such as CLIP, SigLIP, "
-            "DINOv2 or ViT."
+            f"{name} is a {vision.model_type!r}, which takes no pictures: name a vision encoder, such as CLIP, "
+            "SigLIP, DINOv2 or ViT."
         )
     return vision
 
@@ -39,8 +43,23 @@ def load_encoder(name: str, config: PretrainedConfig, **kwargs: Any) -> PreTrain
         name: Folder or hub id.
         config: From :func:`read_vision_config`.
         **kwargs: For ``from_pretrained``.
+
+    Raises:
+        ExcitorError: Its file lacks weights that the features are made with.
     """
-    return AutoModel.from_pretrained(name, config=config, **kwargs)
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # or it would list the text part's weights one by one as unexpected
+    try:
+        encoder, found = AutoModel.from_pretrained(name, config=config, output_loading_info=True, **kwargs)
+    finally:
+        logging.set_verbosity(said)
+    missing = [key for key in found["missing_keys"] if not any(part in key for part in _POOLING)]
+    if missing:
+        raise ExcitorError(
+            f"the vision model {name} lacks {len(missing)} of the weights of a {config.model_type!r}, such as "
+            f"{sorted(missing)[0]}: the file is damaged, or of another model."
+        )
+    return encoder
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """A frozen language model and a frozen vision encoder as one model of transformers."""
 
 import copy
+import functools
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -9,7 +10,9 @@ from typing import Any, Self, cast
 import torch
 from peft import PeftConfig
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -30,8 +33,8 @@ class ExcitorForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     The pictures reach it through an Excitor adapter with visual prompts (paper, section 3.3), and through nothing
     else: no token stands for a picture, and a row without one runs as it would without vision. The adapter is put on
-    by :meth:`from_frozen`, or as on any other base: ``peft.get_peft_model(model, ExcitorConfig())``, ``peft_config`` of
-    TRL's trainers, ``model.add_adapter``.
+    by :meth:`from_frozen`, or as on any other base: ``peft.get_peft_model(model, ExcitorConfig())``,
+    ``peft_config`` of TRL's trainers, ``model.add_adapter``.
 
     Example::
 
@@ -139,8 +142,10 @@ class ExcitorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         from excitor.checkpoint import read_adapter_config
 
         source = os.fspath(pretrained_model_name_or_path)
+        for of_auto_class in ("config", "adapter_kwargs"):  # about this folder, which is read here
+            kwargs.pop(of_auto_class, None)
         try:
-            config = ExcitorVisionConfig.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise ExcitorError(
                 f"{source} is neither a folder that ExcitorForConditionalGeneration has saved nor such a model on the "
@@ -285,28 +290,14 @@ class ExcitorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.vision_model.eval()
         return self
 
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kw: Any
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] = checkpoint, **kwargs: Any
     ) -> None:
-        """As in transformers; what is computed again sees the same pictures. ``use_reentrant`` must be False."""
-        settings = {"use_reentrant": False} | (gradient_checkpointing_kwargs or {})
-        if settings["use_reentrant"]:
-            raise ExcitorError("gradient checkpointing with pictures needs use_reentrant=False.")
-        settings["context_fn"] = _see_again
-        self.language_model.gradient_checkpointing_enable(settings, **kw)
-
-    def gradient_checkpointing_disable(self) -> None:
-        """As in transformers."""
-        self.language_model.gradient_checkpointing_disable()
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        """As in transformers."""
-        return self.language_model.is_gradient_checkpointing
-
-    def enable_input_require_grads(self) -> None:
-        """As in transformers."""
-        self.language_model.enable_input_require_grads()
+        """As in transformers, but what is computed again sees the same pictures."""
+        if enable and getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
+            raise ExcitorError("gradient checkpointing of a model that sees needs use_reentrant=False.")
+        again = functools.partial(gradient_checkpointing_func, context_fn=_see_again)
+        super()._set_gradient_checkpointing(enable, again, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """Of the language model."""

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from transformers import BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from excitor.errors import ExcitorError
+from excitor.vision.configuration import ExcitorVisionConfig
 
 
 IMAGE = "<image>"
@@ -54,7 +55,10 @@ class ExcitorProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else list(text)
         rows = _rows(images, len(texts))
         kwargs["return_tensors"] = "pt"
-        cleaned = [strip_placeholders(each, len(row), f"text {at}") for at, (each, row) in enumerate(zip(texts, rows))]
+        cleaned = [
+            strip_placeholders(each, len(row), f"text {at}")
+            for at, (each, row) in enumerate(zip(texts, rows, strict=True))
+        ]
         inputs = dict(self.tokenizer(cleaned, **kwargs))
         inputs.pop("token_type_ids", None)
         pictures = [picture for row in rows for picture in row]
@@ -95,3 +99,6 @@ def _rows(images: Any, texts: int) -> list[list[Image]]:
             "pictures, or an empty list."
         )
     return rows
+
+
+AutoProcessor.register(ExcitorVisionConfig, ExcitorProcessor)
