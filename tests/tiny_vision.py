@@ -1,29 +1,20 @@
-"""Tiny random vision encoders, made here."""
+"""A tiny vision encoder as a folder, and pictures for it."""
 
 from pathlib import Path
 
-import torch
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+from PIL import Image
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from tiny import make_encoder
 
 
-def make_encoder(**changes) -> CLIPVisionModel:
-    """A random CLIP vision tower of 2 layers, width 24, for pictures of 8 pixels in 4 patches."""
-    values = {
-        "hidden_size": 24,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 8,
-        "patch_size": 4,
-        "initializer_range": 0.5,
-    }
-    torch.manual_seed(0)
-    return CLIPVisionModel(CLIPVisionConfig(**(values | changes))).eval()
+SIZE = 16
+COLOURS = {"red": (230, 20, 20), "green": (20, 230, 20), "blue": (20, 20, 230), "grey": (128, 128, 128)}
 
 
-def make_image_processor() -> CLIPImageProcessor:
-    """Prepares pictures for it."""
-    return CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+def make_image_processor() -> CLIPImageProcessorPil:
+    """Prepares pictures for ``tiny.make_encoder``."""
+    return CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
 
 
 def save_encoder(folder: Path, **changes) -> str:
@@ -31,3 +22,11 @@ def save_encoder(folder: Path, **changes) -> str:
     make_encoder(**changes).save_pretrained(folder)
     make_image_processor().save_pretrained(folder)
     return str(folder)
+
+
+def save_pictures(folder: Path) -> dict[str, str]:
+    """A picture of each colour; their paths by colour."""
+    folder.mkdir(exist_ok=True)
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (SIZE, SIZE), colour).save(folder / f"{name}.png")
+    return {name: str(folder / f"{name}.png") for name in COLOURS}

@@ -14,7 +14,8 @@ from excitor.vision.arguments import FeatureArguments
 from excitor.vision.encoder import encode
 from excitor.vision.features import FeatureStore, encoding_of, file_digest, fingerprint
 from excitor.vision.precompute import make_features
-from tiny_vision import make_encoder, make_image_processor, save_encoder
+from tiny import make_encoder
+from tiny_vision import make_image_processor, save_encoder
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from excitor.evaluate.task import Subject
 from excitor.precision import DTYPES
 from excitor.quantised import check_bits, chosen_bits, load_base, weight_states
 from excitor.run_record import read_run
+from excitor.vision.loading import sees, with_encoder
 
 
 BASE = "base"
@@ -75,6 +76,8 @@ class Lineup:
         subjects = []
         if self.base:
             base = _load(self.base, precision, self.bits)
+            if seeing := next(filter(sees, self.adapters.values()), None):
+                base = with_encoder(base, seeing).eval()
             subjects.append(Subject(BASE, base))
             for name, directory in self.adapters.items():
                 adapted = attach_adapter(_twin(base), directory).to(base.device).eval()

@@ -1,4 +1,4 @@
-"""What ``excitor features`` is told."""
+"""What ``excitor features`` is told, and what commands that see have in common. Imports nothing heavy."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,6 +8,8 @@ from excitor.arguments import Arguments, flag
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SELECTIONS = ("full", "patch", "cls")
+ANSWER_FORMATS = ("QCM-A", "QCM-ALE", "QCM-LEA")
+CAPTION_INSTRUCTION = "Describe the image in one sentence."
 
 HELP = {
     "vision_model": "Frozen vision encoder: a hub id or a folder.",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from transformers import AutoImageProcessor
 
@@ -17,6 +18,12 @@ class ImageInputs(Protocol):
     def __call__(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         """The model's argument for these pictures; empty for none."""
         ...
+
+
+def of_rows(images: ImageInputs, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """The model's arguments for rows of pictures: theirs one after another, and ``num_images``, ``(rows,)``."""
+    counts = torch.tensor([len(row) for row in rows])
+    return {"num_images": counts} | images([number for row in rows for number in row])
 
 
 class PixelInputs:

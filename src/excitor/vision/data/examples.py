@@ -9,13 +9,12 @@ import datasets
 from excitor.data.files import READERS, read_json
 from excitor.data.sources import FEATURES, Rows, load_examples, read_source, split_limit
 from excitor.errors import ExcitorError
+from excitor.vision.arguments import CAPTION_INSTRUCTION
 from excitor.vision.data.coco import caption_rows, numbered_files
 from excitor.vision.data.forms import forms
 from excitor.vision.data.scienceqa import IMAGES, is_scienceqa, scienceqa_rows
 from excitor.vision.images import listed, missing
 
-
-CAPTION_INSTRUCTION = "Describe the image in one sentence."
 
 _READERS = READERS | {".json": partial(read_json, layout=caption_rows)}
 _FEATURES = datasets.Features(FEATURES | {"images": datasets.List(datasets.Value("string"))})
