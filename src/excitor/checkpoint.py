@@ -96,7 +96,7 @@ def load_adapter(
         ExcitorError: The adapter or its base cannot be found, they do not fit each other, or the base cannot be loaded
             in so many bits.
     """
-    from .vision.loading import sees, with_encoder
+    from .vision.loading import read_sight, sees, with_encoder
 
     config = read_adapter_config(directory)
     base = base or config.base_model_name_or_path
@@ -119,7 +119,7 @@ def load_adapter(
         raise ExcitorError(f"{source} has no usable tokenizer: {str(error).splitlines()[0]}.") from error
     model = load_base(base, dtype, width, device)
     if sees(directory):
-        model = with_encoder(model, directory)
+        model = with_encoder(model, read_sight(directory))
     return attach_adapter(model, directory).to(device).eval(), tokenizer
 
 

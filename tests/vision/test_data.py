@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from excitor.errors import ExcitorError
-from excitor.vision.data import CAPTION_INSTRUCTION, load_image_examples, pictures_of
+from excitor.vision.arguments import CAPTION_INSTRUCTION
+from excitor.vision.data import load_image_examples, pictures_of
 
 
 PROBLEM: dict[str, Any] = {

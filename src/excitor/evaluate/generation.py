@@ -64,6 +64,7 @@ def generate_replies(
     template: str = "auto",
     context: int | None = None,
     on_batch: Callable[[int], object] = lambda rows: None,
+    inputs: Callable[[Sequence[str]], Mapping[str, Tensor]] = lambda names: {},
 ) -> dict[str, str | None]:
     """Continue every prompt with the likeliest tokens, up to a token that ends an answer.
 
@@ -79,6 +80,7 @@ def generate_replies(
         template: What the prompts were rendered with; its stop token ends an answer, and so does the model's own.
         context: Most tokens in prompt and reply together; by default what the model reads.
         on_batch: Told how many more prompts are done, in all processes.
+        inputs: What the model is given of some prompts beside their tokens, such as pictures.
 
     Returns:
         By name, in the order given, the reply without special tokens and surrounding white space; None where prompt
@@ -99,6 +101,7 @@ def generate_replies(
         tokens = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
+            **{name: tensor.to(model.device) for name, tensor in inputs(names).items()},
             max_new_tokens=max_new_tokens,
             eos_token_id=stops or None,
             pad_token_id=padding,

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from rich.progress import Progress
@@ -27,7 +27,7 @@ LONGEST_REPLY = {"QCM-A": 32, "QCM-ALE": 32, "QCM-LEA": 256}
 class ScienceQA:
     """Accuracy of greedy answers on ScienceQA's questions.
 
-    A question with an image is asked only with a caption in place of the image, if wanted; else it is counted. An
+    A question with an image is asked with the image, or with a caption in its place, if wanted; else it is counted. An
     answer from which no choice can be read has failed: it is counted and is wrong. So is a question that leaves no
     room for the longest answer in the model's context. After examples, an answer ends with its line, as in the
     official code: examples are answered in one line, and a model that copies them goes on with questions of its own.
@@ -39,6 +39,7 @@ class ScienceQA:
             before its explanation (``"QCM-ALE"``), or after it (``"QCM-LEA"``).
         shots: Solved text questions of the train split in front of each question.
         captions: Whether to ask questions with an image whose problem has a caption, which joins the context.
+        vision_model: The encoder whose image processor prepares the images, which are shown then; None to show none.
         template: How the question becomes a prompt; see ``resolve_template``.
         max_new_tokens: Longest answer; by default 32 tokens, 256 for ``"QCM-LEA"``.
         batch_size: Questions side by side, at most.
@@ -55,17 +56,19 @@ class ScienceQA:
         format: str = "QCM-A",
         shots: int = 0,
         captions: bool = False,
+        vision_model: str | None = None,
         template: str = "auto",
         max_new_tokens: int | None = None,
         batch_size: int = 16,
         seed: int = 0,
     ) -> None:
         self.folder, self.split, self.format, self.shots = Path(folder), split, format, shots
-        self.captions = captions
+        self.captions, self.vision_model = captions, vision_model
         self.template, self.max_new_tokens, self.batch_size, self.seed = template, max_new_tokens, batch_size, seed
         self.problems: dict[str, Problem] = {}
         self.prompts: dict[str, list[int]] = {}
         self.images = 0
+        self._show: dict[str, Any] = {}
 
     def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Read the files and render the questions.
@@ -83,7 +86,7 @@ class ScienceQA:
         asked = {
             pid: problem
             for pid, problem in chosen.items()
-            if not problem["image"] or (self.captions and problem.get("caption"))
+            if not problem["image"] or self.vision_model or (self.captions and problem.get("caption"))
         }
         if not asked:
             raise ExcitorError(
@@ -96,6 +99,22 @@ class ScienceQA:
         for pid, problem in self.problems.items():
             question = "\n\n".join([*examples, build_prompt(problem, caption=self.captions)])
             self.prompts[pid] = encode_prompt([{"role": "user", "content": question}], tokenizer, self.template)
+
+        if self.vision_model:
+            self._show = {"inputs": self._shown(self.vision_model)}
+
+    def _shown(self, vision_model: str) -> Any:
+        """The images of the problems that have one, all of which must be there."""
+        from excitor.vision.data.scienceqa import IMAGES, image_name
+        from excitor.vision.images import check_images
+        from excitor.vision.inputs import PixelInputs, by_name, read_image_processor
+
+        names = {pid: name for pid, problem in self.problems.items() if (name := image_name(pid, problem))}
+        pictures = {str(self.folder / IMAGES / name): f"problem {pid}" for pid, name in names.items()}
+        check_images(pictures)
+        numbers = {pid: number for number, pid in enumerate(names)}
+        rows = {pid: [numbers[pid]] if pid in numbers else [] for pid in self.problems}
+        return by_name(PixelInputs(pictures, read_image_processor(vision_model)), rows)
 
     def texts(self) -> Iterable[list[int]]:
         """Token ids of the prompts."""
@@ -122,6 +141,7 @@ class ScienceQA:
             max_new_tokens=self.max_new_tokens or LONGEST_REPLY[self.format],
             batch_size=self.batch_size,
             template=self.template,
+            **self._show,
         )
         return {
             subject: [_item(pid, problem, self._whole_answer(said[pid])) for pid, problem in self.problems.items()]
@@ -160,7 +180,9 @@ class ScienceQA:
             f"{len(self.problems):,} questions of split {self.split!r}, {self.format}, {self.shots}-shot, greedy.",
             "An answer that names no choice has failed and counts as wrong.",
         ]
-        if captioned:
+        if captioned and self.vision_model:
+            notes.append(f"{captioned:,} of them have an image, which was shown.")
+        elif captioned:
             notes.append(f"{captioned:,} of them have an image, for which a caption stood.")
         if self.images:
             notes.append(f"{self.images:,} further questions have an image and were not asked.")

@@ -23,7 +23,8 @@ from excitor.evaluate.task import Subject
 from excitor.precision import DTYPES
 from excitor.quantised import check_bits, chosen_bits, load_base, weight_states
 from excitor.run_record import read_run
-from excitor.vision.loading import sees, with_encoder
+from excitor.vision.configuration import ExcitorVisionConfig
+from excitor.vision.loading import read_sight, sees, with_encoder
 
 
 BASE = "base"
@@ -46,6 +47,8 @@ class Lineup:
     """Tokens that all subjects can read; None where no configuration says."""
     bits: int | None = None
     """In how many bits models are loaded: 4, 8, or None for in full."""
+    sight: ExcitorVisionConfig | None = None
+    """Which vision encoder all adapters see with; None if they were trained on text."""
 
     @property
     def sources(self) -> dict[str, str]:
@@ -76,8 +79,8 @@ class Lineup:
         subjects = []
         if self.base:
             base = _load(self.base, precision, self.bits)
-            if seeing := next(filter(sees, self.adapters.values()), None):
-                base = with_encoder(base, seeing).eval()
+            if self.sight:
+                base = with_encoder(base, self.sight).eval()
             subjects.append(Subject(BASE, base))
             for name, directory in self.adapters.items():
                 adapted = attach_adapter(_twin(base), directory).to(base.device).eval()
@@ -112,6 +115,7 @@ def read_lineup(arguments: EvalArguments) -> Lineup:
         ),
         context=min(filter(None, contexts), default=None),
         bits=bits,
+        sight=_common_sight(adapters),
     )
 
 
@@ -129,6 +133,20 @@ def trained_template(adapters: dict[str, str]) -> str:
             "of them: choose one with --template, or measure them one by one."
         )
     return found.pop() if found else "auto"
+
+
+def _common_sight(adapters: dict[str, str]) -> ExcitorVisionConfig | None:
+    found = {name: read_sight(directory) if sees(directory) else None for name, directory in adapters.items()}
+    encoders = {
+        name: sight and (sight.vision_model, sight.feature_layer, sight.feature_select)
+        for name, sight in found.items()
+    }
+    if len(set(encoders.values())) > 1:
+        named = ", ".join(
+            f"{name} {f'with {encoder[0]}' if encoder else 'nothing'}" for name, encoder in encoders.items()
+        )
+        raise ExcitorError(f"The adapters see with different encoders ({named}): measure them one by one.")
+    return next(iter(found.values()), None)
 
 
 def _base_of(adapters: dict[str, str]) -> str | None:

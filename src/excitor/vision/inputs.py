@@ -1,6 +1,6 @@
 """What the model is given of pictures: pixels read from their files, or features that were computed before."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +24,18 @@ def of_rows(images: ImageInputs, rows: Sequence[Sequence[int]]) -> dict[str, Ten
     """The model's arguments for rows of pictures: theirs one after another, and ``num_images``, ``(rows,)``."""
     counts = torch.tensor([len(row) for row in rows])
     return {"num_images": counts} | images([number for row in rows for number in row])
+
+
+def by_name(
+    images: ImageInputs, pictures: Mapping[str, Sequence[int]]
+) -> Callable[[Sequence[str]], dict[str, Tensor]]:
+    """What the model is given of prompts, by their names; see :func:`excitor.evaluate.generation.generate_replies`.
+
+    Args:
+        images: By number.
+        pictures: The numbers of each prompt's pictures.
+    """
+    return lambda names: of_rows(images, [pictures[name] for name in names])
 
 
 class PixelInputs:

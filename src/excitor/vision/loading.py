@@ -45,13 +45,16 @@ def read_sight(directory: str | os.PathLike[str]) -> ExcitorVisionConfig:
     return config
 
 
-def with_encoder(model: PreTrainedModel, directory: str | os.PathLike[str]) -> ExcitorForConditionalGeneration:
+def with_encoder(model: PreTrainedModel, config: ExcitorVisionConfig) -> ExcitorForConditionalGeneration:
     """A language model and the encoder that an adapter sees with, as one model.
 
+    Args:
+        model: The language model.
+        config: From :func:`read_sight`.
+
     Raises:
-        ExcitorError: The adapter names no encoder, or it cannot be loaded.
+        ExcitorError: The encoder cannot be loaded.
     """
-    config = read_sight(directory)
     return together(model, str(config.vision_model), config.feature_layer, config.feature_select)
 
 
