@@ -2,7 +2,7 @@ import pytest
 
 from data.rows import ALPACA, MESSAGES, PAIR, PROMPT_COMPLETION_LISTS, SHAREGPT, write
 from excitor.data import load_examples
-from excitor.data.formats import recognise
+from excitor.data.formats import FORMATS, recognise
 from excitor.errors import ExcitorError
 
 

@@ -19,17 +19,29 @@ from excitor.evaluate.task import Subject
 GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "use_cache": True}
 
 
+Inputs = Callable[[Sequence[str]], Mapping[str, Tensor]]
+"""What a model is given of prompts beside their tokens, by their names."""
+
+
+def no_inputs(names: Sequence[str]) -> Mapping[str, Tensor]:
+    """Nothing beside tokens."""
+    return {}
+
+
 def answer_all(
     subjects: Sequence[Subject],
     tokenizer: PreTrainedTokenizerBase,
     prompts: Mapping[str, Sequence[int]],
     progress: Progress,
     title: str,
+    *,
+    inputs: Inputs = no_inputs,
     **settings: Any,
 ) -> dict[str, dict[str, str | None]]:
     """Every subject's replies to the same prompts, by the subject's name; ``settings`` as in `generate_replies`.
 
-    The shortest context decides for all subjects which prompts are too long.
+    The shortest context decides for all subjects which prompts are too long. ``inputs`` are given to adapters alone: a
+    base has nothing that could see a picture.
 
     Raises:
         NonFiniteError: Logits are NaN; the message names the subject and the prompt.
@@ -45,6 +57,7 @@ def answer_all(
                     tokenizer,
                     prompts,
                     context=context,
+                    inputs=inputs if subject.adapter else no_inputs,
                     on_batch=lambda rows, bar=bar: progress.advance(bar, rows),
                     **settings,
                 )
@@ -64,7 +77,7 @@ def generate_replies(
     template: str = "auto",
     context: int | None = None,
     on_batch: Callable[[int], object] = lambda rows: None,
-    inputs: Callable[[Sequence[str]], Mapping[str, Tensor]] = lambda names: {},
+    inputs: Inputs = no_inputs,
 ) -> dict[str, str | None]:
     """Continue every prompt with the likeliest tokens, up to a token that ends an answer.
 

@@ -65,8 +65,8 @@ def answer_about(
     for name, reply in replies.items():
         if reply is None:
             raise ExcitorError(
-                f"{name} has {len(prompts[name])} tokens, which with {max_new_tokens} new ones is more than the model's "
-                f"context of {context_length(model, tokenizer)}: shorten it or lower --max-new-tokens."
+                f"{name} has {len(prompts[name])} tokens, which with {max_new_tokens} new ones is more than the "
+                f"model's context of {context_length(model, tokenizer)}: shorten it or lower --max-new-tokens."
             )
         answers.append(reply)
     return answers

@@ -1,12 +1,11 @@
 """Image captions as a task: every subject describes the pictures, and coco-caption's scores are computed."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.progress import Progress
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from excitor.data.encoding import encode_prompt
@@ -14,7 +13,7 @@ from excitor.errors import ExcitorError
 from excitor.evaluate.bootstrap import estimate
 from excitor.evaluate.captions.scores import NAMES, CaptionReport, score_captions
 from excitor.evaluate.captions.tokenizer import tokenize
-from excitor.evaluate.generation import answer_all
+from excitor.evaluate.generation import Inputs, answer_all, no_inputs
 from excitor.evaluate.markdown import markdown_table
 from excitor.evaluate.metric import Metric
 from excitor.evaluate.task import Item, Subject
@@ -58,7 +57,7 @@ class Captions:
         self.instruction, self.template, self.batch_size = instruction, template, batch_size
         self.references: dict[str, list[list[str]]] = {}
         self._prompt: list[int] = []
-        self._inputs: Callable[[Sequence[str]], Mapping[str, Tensor]] = lambda names: {}
+        self._inputs: Inputs = no_inputs
 
     def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Read the references and open the pictures.
@@ -147,9 +146,9 @@ class Captions:
             rows.append((subject, *(f"{scores[name]:.4f}" for name in NAMES), f"{empty:,}"))
         references = sum(map(len, self.references.values()))
         note = (
-            f"{len(self.references):,} pictures, {references:,} references; greedy captions of at most {LONGEST_CAPTION} "
-            f"tokens, asked for with {self.instruction!r}. The base sees no pictures. CIDEr takes its document "
-            "frequencies from these references."
+            f"{len(self.references):,} pictures, {references:,} references; greedy captions of at most "
+            f"{LONGEST_CAPTION} tokens, asked for with {self.instruction!r}. The base sees no pictures. CIDEr takes "
+            "its document frequencies from these references."
         )
         return f"{markdown_table(('captions', *NAMES, 'without words'), rows)}\n\n{note}"
 
