@@ -6,9 +6,8 @@ from excitor.vision.arguments import FeatureArguments
 
 EXAMPLES = """\\b
 Examples:
-  excitor features --vision-model openai/clip-vit-large-patch14 --data captions.json --images train2014 --out features
-  excitor train --model my-model --vision-model openai/clip-vit-large-patch14 --data captions.json \\
-    --images train2014 --features features --out runs/captions"""
+  excitor features --vision-model my-encoder --images pictures --out features
+  excitor train --model my-model --vision-model my-encoder --data rows.json --features features --out runs/seeing"""
 
 
 @options_from(FeatureArguments)
