@@ -10,7 +10,7 @@ from excitor.cli.see import AsJson, see
 from excitor.errors import ExcitorError
 
 
-EXAMPLES = """\\b
+EXAMPLES = """\b
 Examples:
   excitor ask photo.jpg "How many dogs are there?" --adapter runs/captions
   excitor ask before.jpg after.jpg "What has changed?" --adapter runs/captions"""

@@ -9,7 +9,7 @@ from excitor.cli.decode import Adapter, Base, LoadIn4bit, LoadIn8bit, MaxNewToke
 from excitor.cli.see import AsJson, BatchSize, see, trained_instruction
 
 
-EXAMPLES = """\\b
+EXAMPLES = """\b
 Example:
   excitor caption holiday/*.jpg --adapter runs/captions"""
 

@@ -4,7 +4,7 @@ from excitor.cli.options import options_from
 from excitor.vision.arguments import FeatureArguments
 
 
-EXAMPLES = """\\b
+EXAMPLES = """\b
 Examples:
   excitor features --vision-model my-encoder --images pictures --out features
   excitor train --model my-model --vision-model my-encoder --data rows.json --features features --out runs/seeing"""
