@@ -124,3 +124,13 @@ def test_an_adapter_without_eyes_is_not_asked_about_pictures(command, adapter_di
     assert "--captions needs an adapter that was trained on pictures" in " ".join(result.err.split())
     alone = command("eval", "--model", "m", "--captions", "references.json", "--out", tmp_path / "evaluation")
     assert "--captions needs an --adapter" in alone.err
+
+
+def test_pictures_are_not_left_out_in_silence(command, seeing_dir, pictures, tmp_path):
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps([{"image": pictures["red"], "instruction": "Colour?", "output": "red"}]))
+    result = command("eval", "--adapter", seeing_dir, "--data", rows, "--out", tmp_path / "evaluation")
+    assert (result.code, "names pictures (image), which are not shown there" in " ".join(result.err.split())) == (
+        2,
+        True,
+    )

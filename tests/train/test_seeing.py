@@ -95,7 +95,7 @@ def test_resumed_as_if_never_stopped(world: Path, base_dir: str, tmp_path: Path)
 def test_everything_is_checked_before_weights_are_loaded(world: Path, base_dir: str, tmp_path: Path):
     (tmp_path / "broken.png").write_text("no picture")
     (tmp_path / "rows.json").write_text(json.dumps([{"image": "broken.png", "caption": "red"}] * 3))
-    broken = {"data": [str(tmp_path / "rows.json")]}
+    broken = {"data": [str(tmp_path / "rows.json")], "eval_rows": 1}
     with pytest.raises(ExcitorError, match=r"1 of 1 pictures cannot be used:\n  .*rows.json, row 1: .*is no picture"):
         prepare(arguments(world, base_dir, tmp_path / "run", **broken))
     prepare(arguments(world, base_dir, tmp_path / "run", check_images=False, **broken))

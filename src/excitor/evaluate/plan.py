@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from excitor.data.sources import column_names, read_source
 from excitor.environment import hash_files
 from excitor.errors import ExcitorError
 from excitor.evaluate.arguments import EvalArguments
@@ -15,6 +16,7 @@ from excitor.evaluate.subjects import Lineup, trained_template
 from excitor.evaluate.task import Task
 from excitor.run_record import read_run
 from excitor.vision.arguments import CAPTION_INSTRUCTION
+from excitor.vision.data.forms import COLUMNS
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ def _tasks(arguments: EvalArguments, lineup: Lineup) -> Iterator[tuple[type, dic
     if arguments.retain or lineup.base:
         own = {"retain": arguments.retain, "documents": arguments.retain_documents, "seed": arguments.seed}
         yield Forgetting, own | text | size
+    if arguments.data and lineup.sight:
+        _refuse_pictures(arguments.data)
     if arguments.data:
         yield Learned, {"data": arguments.data} | text | chat | size
     if arguments.replies:
@@ -81,6 +85,17 @@ def _tasks(arguments: EvalArguments, lineup: Lineup) -> Iterator[tuple[type, dic
         names = [name for names in arguments.tasks for name in names.split(",")]
         own = {"tasks": names, "task_path": arguments.task_path, "limit": arguments.task_limit}
         yield Harness, own | {"template": chat["template"] if arguments.task_chat else None} | size
+
+
+def _refuse_pictures(data: list[str]) -> None:
+    """Answers to --data are measured on text: without their pictures they would look worse than they are."""
+    for source in data:
+        for name, rows in read_source(source):
+            if named := sorted({*COLUMNS} & {*column_names(rows)}):
+                raise ExcitorError(
+                    f"--data {name} names pictures ({', '.join(named)}), which are not shown there: give --captions, "
+                    "or hold rows out with --eval-rows of excitor train, whose report shows them."
+                )
 
 
 def _encoder(option: str, lineup: Lineup) -> str:

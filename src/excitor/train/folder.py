@@ -32,7 +32,7 @@ _RUN_FILES = (
 )
 
 # Arguments that may differ when a run is resumed: they say where and how often to write, not what is computed.
-_FREE_TO_CHANGE = ("out", "resume", "overwrite", "logging_steps", "save_steps", "keep_checkpoints")
+_FREE_TO_CHANGE = ("out", "resume", "overwrite", "check_images", "logging_steps", "save_steps", "keep_checkpoints")
 
 
 def check_folder(arguments: TrainArguments) -> None:
