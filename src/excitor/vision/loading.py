@@ -80,7 +80,6 @@ def together(
         model, encoder.to(model.device), feature_layer=layer, feature_select=select
     )
     seeing.config.vision_model = vision_model
-    seeing.name_or_path = model.name_or_path  # what PEFT writes down as the adapter's base
     return seeing
 
 

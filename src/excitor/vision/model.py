@@ -113,6 +113,7 @@ class ExcitorForConditionalGeneration(PreTrainedModel, GenerationMixin):
             feature_select=feature_select,
         )
         model = cls(config, text, encoder)
+        model.name_or_path = text.name_or_path  # what PEFT writes down as the adapter's base
         if peft_config is not None:
             model.add_adapter(peft_config, adapter_name="default")
         return model
