@@ -27,7 +27,7 @@ def token_file(
     It stands in ``excitor`` in the cache folder of ``datasets`` (``HF_DATASETS_CACHE``).
 
     Args:
-        examples: As of ``load_examples``.
+        examples: As of ``load_examples``; columns beyond those, such as pictures, count as well.
         tokenizer: The model's.
         template: Its Jinja text.
         max_length: Most tokens a row may have.
@@ -46,7 +46,7 @@ def token_file(
         for file in (*files, *sorted(Path(__file__).parent.glob("*.py"))):
             _add(digest, file.name)
             digest.update(hashlib.sha256(file.read_bytes()).digest())
-    for batch in examples.select_columns(["messages", "prompt", "completion"]).iter(batch_size=1000):
+    for batch in examples.remove_columns(["source", "row"]).iter(batch_size=1000):
         _add(digest, batch)
     return Path(config.HF_DATASETS_CACHE) / "excitor" / f"tokens-{digest.hexdigest()}.arrow"
 
