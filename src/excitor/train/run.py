@@ -155,7 +155,7 @@ def _write_results(job: Job, model: PeftModel, report: dict[str, Any], folder: P
     save_adapter(model, folder)
     job.tokenizer.save_pretrained(folder)
     if job.sight is not None:
-        model.get_base_model().config.save_pretrained(folder)
+        cast(Any, model).get_base_model().config.save_pretrained(folder)
     records = read_metrics(folder / METRICS_FILE)
     report = report | {"training": training_summary(records), "environment": job.environment}
     report = report | preservation_report(job, records, report)
