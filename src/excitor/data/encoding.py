@@ -10,6 +10,7 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import ExcitorError
+from .sources import FEATURES
 from .templates import Messages, Span, Template, adds_bos, resolve_template
 
 
@@ -24,7 +25,7 @@ class Encoded:
 
     Attributes:
         dataset: Columns ``input_ids`` and ``labels`` (lists of int of equal length); a label is -100 on everything
-            that is not an answer.
+            that is not an answer. Further ones as in the examples.
         rows_read: Rows before any was dropped.
         dropped: Number of rows left out, by reason.
         supervised_tokens: Number of labels that are not -100.
@@ -51,7 +52,7 @@ def encode_examples(
     ``max_length``.
 
     Args:
-        examples: Columns ``messages``, ``prompt``, ``completion``, ``source``, ``row``.
+        examples: Columns ``messages``, ``prompt``, ``completion``, ``source``, ``row``; any others are kept.
         tokenizer: The model's tokenizer.
         max_length: Most tokens a row may have.
         template: For conversations; see ``resolve_template``.
@@ -59,12 +60,13 @@ def encode_examples(
     Raises:
         ExcitorError: No row is left, the template cannot render a row, or the template or tokenizer does not serve.
     """
+    carried = {name: kind for name, kind in examples.features.items() if name not in FEATURES}
     only_pairs = all(messages is None for messages in examples["messages"])
     resolved = resolve_template(tokenizer, "verbatim" if only_pairs else template)
     encoded = examples.map(
         _encode_batch,
         batched=True,
-        remove_columns=examples.column_names,
+        remove_columns=list(FEATURES),
         fn_kwargs={"template": resolved, "max_length": max_length},
         features=datasets.Features(
             {
@@ -74,6 +76,7 @@ def encode_examples(
                 "length": datasets.Value("int64"),
                 "supervised": datasets.Value("int64"),
             }
+            | carried
         ),
         desc="Encoding",
     )
@@ -89,7 +92,7 @@ def encode_examples(
             + ("; raise max_length" if TOO_LONG in dropped else "")
         )
     return Encoded(
-        dataset=encoded.select(kept).select_columns(["input_ids", "labels"]),
+        dataset=encoded.select(kept).select_columns(["input_ids", "labels", *carried]),
         rows_read=len(examples),
         dropped=dict(dropped),
         supervised_tokens=sum(encoded["supervised"]),

@@ -13,6 +13,8 @@ from excitor.evaluate.forgetting import Forgetting
 from excitor.evaluate.learned import Learned
 from excitor.evaluate.subjects import Lineup, trained_template
 from excitor.evaluate.task import Task
+from excitor.run_record import read_run
+from excitor.vision.arguments import CAPTION_INSTRUCTION
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,14 @@ def _tasks(arguments: EvalArguments, lineup: Lineup) -> Iterator[tuple[type, dic
         own = {"folder": arguments.scienceqa, "split": arguments.scienceqa_split}
         own |= {"format": arguments.scienceqa_format, "shots": arguments.scienceqa_shots, "seed": arguments.seed}
         own |= {"captions": arguments.scienceqa_captions}
+        own |= {"vision_model": _encoder("--scienceqa-images", lineup)} if arguments.scienceqa_images else {}
         yield ScienceQA, own | chat | size
+    if arguments.captions:
+        from excitor.evaluate.captions.task import Captions
+
+        own = {"annotations": arguments.captions, "images": arguments.images}
+        own |= {"vision_model": _encoder("--captions", lineup), "instruction": _asked(lineup)}
+        yield Captions, own | chat | size
     if arguments.tasks:
         from excitor.evaluate.harness import Harness
 
@@ -74,9 +83,24 @@ def _tasks(arguments: EvalArguments, lineup: Lineup) -> Iterator[tuple[type, dic
         yield Harness, own | {"template": chat["template"] if arguments.task_chat else None} | size
 
 
+def _encoder(option: str, lineup: Lineup) -> str:
+    if lineup.sight is None:
+        raise ExcitorError(
+            f"{option} needs an adapter that was trained on pictures; these were trained on text: "
+            f"{', '.join(lineup.adapters)}."
+        )
+    return str(lineup.sight.vision_model)
+
+
+def _asked(lineup: Lineup) -> str:
+    """What the adapters were asked for captions with."""
+    runs = [read_run(directory) for directory in lineup.adapters.values()]
+    return next((run["caption_instruction"] for run in runs if "caption_instruction" in run), CAPTION_INSTRUCTION)
+
+
 def _define(kind: type, options: dict[str, Any], arguments: EvalArguments, lineup: Lineup) -> Planned:
     files = [*options.get("retain", []), *options.get("data", [])]
-    files += [options[name] for name in ("source", "folder", "task_path") if options.get(name)]
+    files += [options[name] for name in ("source", "folder", "task_path", "annotations") if options.get(name)]
     definition = {
         "options": {name: value for name, value in options.items() if name != "batch_size"},
         "files_sha256": hash_files(files),

@@ -71,7 +71,7 @@ def model_card(arguments: TrainArguments, report: dict[str, Any], method: str = 
 
 # {name}
 
-{_introduction(method)} for `{base}`{_loaded(arguments)}: {parameters["trainable"]:,} parameters,
+{_introduction(method)} for `{base}`{_loaded(arguments)}{_sight(arguments)}: {parameters["trainable"]:,} parameters,
 {parameters["share"]:.2%} of the adapted model.
 
 ## What it learned, what it forgot
@@ -93,7 +93,7 @@ import excitor  # makes the method known to PEFT; must come before loading
 model, tokenizer = excitor.load_adapter("{name}")
 ```
 
-or `excitor chat --adapter {name}`.{_STRENGTH if method == "EXCITOR" else ""}
+or {_use(arguments, name)}.{_STRENGTH if method == "EXCITOR" else ""}
 
 ## Training
 
@@ -113,9 +113,19 @@ def _introduction(method: str) -> str:
     return f"An Excitor adapter ({source}), which changes only where attention looks,"
 
 
+def _use(arguments: TrainArguments, name: str) -> str:
+    if arguments.vision_model is None:
+        return f"`excitor chat --adapter {name}`"
+    return f"`excitor caption PICTURE --adapter {name}` and `excitor ask PICTURE QUESTION --adapter {name}`"
+
+
 def _loaded(arguments: TrainArguments) -> str:
     bits = 4 if arguments.load_in_4bit else 8 if arguments.load_in_8bit else None
     return f" in {bits} bits" if bits else ""
+
+
+def _sight(arguments: TrainArguments) -> str:
+    return f" that sees through `{arguments.vision_model}`" if arguments.vision_model else ""
 
 
 def training_summary(metrics: list[dict[str, Any]]) -> dict[str, Any]:

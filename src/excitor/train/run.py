@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -107,7 +108,8 @@ def train_job(job: Job, console: Console | None = None, watchers: Sequence[Train
         raise KeyboardInterrupt
 
     source = ", ".join(Path(path).name for path in arguments.retain) or "sampled from the base"
-    report = measure(model, job.held_out, retain, retain_source=source, batch_size=arguments.batch_size)
+    seen = {} if job.sight is None else {"inputs": partial(job.sight.inputs, job.held_out)}
+    report = measure(model, job.held_out, retain, retain_source=source, batch_size=arguments.batch_size, **seen)
     with naming_full_disk(folder, job.bytes_needed):
         report = _write_results(job, model, report, folder)
     console.print(table(report))
@@ -151,6 +153,8 @@ def _base_text(job: Job, model: PeftModel, cache: Path) -> Dataset:
 def _write_results(job: Job, model: PeftModel, report: dict[str, Any], folder: Path) -> dict[str, Any]:
     save_adapter(model, folder)
     job.tokenizer.save_pretrained(folder)
+    if job.sight is not None:
+        model.get_base_model().config.save_pretrained(folder)
     records = read_metrics(folder / METRICS_FILE)
     report = report | {"training": training_summary(records), "environment": job.environment}
     report = report | preservation_report(job, records, report)

@@ -14,12 +14,11 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from excitor.errors import ExcitorError
+from excitor.precision import DTYPES
 from excitor.preservation.regularizer import Preservation
 from excitor.quantised import chosen_bits, load_base
 from excitor.train.prepare import Job
-
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from excitor.train.sight import SeeingCollator
 
 
 class PreservingTrainer(SFTTrainer):
@@ -99,11 +98,16 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         save_strategy="steps",
         save_steps=arguments.save_steps,
         save_total_limit=arguments.keep_checkpoints,
+        remove_unused_columns=job.sight is None,  # a collator takes the rows' pictures
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",
     )
-    base = load_base(str(arguments.model), _DTYPES[arguments.precision], bits)
+    base = load_base(str(arguments.model), DTYPES[arguments.precision], bits)
+    collator = None
+    if job.sight is not None:
+        base = job.sight.given_to(base)
+        collator = SeeingCollator(job.sight.images, cast(int, job.tokenizer.pad_token_id))
     set_seed(arguments.seed)  # the adapter starts at random: older versions of TRL seed only after making it
     trainer = PreservingTrainer(
         model=base,
@@ -111,6 +115,7 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         train_dataset=job.train,
         processing_class=job.tokenizer,
         peft_config=job.method,
+        data_collator=collator,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)

@@ -299,6 +299,23 @@ class ExcitorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         again = functools.partial(gradient_checkpointing_func, context_fn=_see_again)
         super()._set_gradient_checkpointing(enable, again, **kwargs)
 
+    @property
+    def base_model(self) -> Any:
+        """The language model without its head, seeing the pictures: TRL computes its loss from that."""
+
+        def see(
+            input_ids: Tensor | None = None,
+            pixel_values: Tensor | None = None,
+            image_features: Tensor | None = None,
+            num_images: Tensor | None = None,
+            **kwargs: Any,
+        ) -> Any:
+            given = input_ids if input_ids is not None else kwargs.get("inputs_embeds")
+            with self._seeing(given, pixel_values, image_features, num_images):
+                return self.language_model.base_model(input_ids, **kwargs)
+
+        return see
+
     def get_input_embeddings(self) -> nn.Module:
         """Of the language model."""
         return self.language_model.get_input_embeddings()
