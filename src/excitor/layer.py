@@ -181,7 +181,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         eager = torch.compiler.is_compiling() or chosen() == "eager"
         pictures = seen() if adapter_name in self.excitor_visual else None
         if eager or (pictures is not None and torch.is_grad_enabled()):
-            return processor.term(x, generator, self._visual_prompts(adapter_name, x))
+            return processor.term(x, generator, self.visual_prompts(adapter_name, x))
         folded = self._folded(adapter_name)
         if pictures is None:
             return adapter_term(x, processor.A, folded)
@@ -194,7 +194,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         learnable = generator.num_prompts or generator.num_local_prompts
         return bool(learnable) or (adapter_name in self.excitor_visual and seen() is not None)
 
-    def _visual_prompts(self, adapter_name: str, x: Tensor) -> Prompts | None:
+    def visual_prompts(self, adapter_name: str, x: Tensor) -> Prompts | None:
         """Of the pictures that the batch comes with; None without any, or if the adapter makes nothing of them."""
         if adapter_name not in self.excitor_visual or (pictures := seen()) is None:
             return None
@@ -226,7 +226,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
             ``(..., G, K)``: global, local and visual prompts, then the null prompt, each if there are any.
         """
         generator, processor = self.parts(adapter_name)
-        features, visual = processor.features(x), self._visual_prompts(adapter_name, x)
+        features, visual = processor.features(x), self.visual_prompts(adapter_name, x)
         groups = generator(features)
         return processor.weights(features, groups if visual is None else [*groups, visual])
 
