@@ -148,7 +148,8 @@ def test_no_visual_prompts_no_strength_and_several_adapters_are_refused():
     set_strength(model, 0)
     with pytest.raises(ExcitorError, match="at strength 0 a picture changes nothing"):
         picture_shifts(model, IDS, make_features())
-    model.add_adapter("second", excitor.ExcitorConfig(r=2, num_prompts=2))
+    set_strength(model, 1)
+    model.add_adapter("second", excitor.ExcitorConfig(r=2, vision_width=24))
     model.base_model.set_adapter(["default", "second"])
     with pytest.raises(ExcitorError, match="the active adapters are default, second"):
         picture_shifts(model, IDS, make_features())

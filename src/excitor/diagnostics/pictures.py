@@ -1,8 +1,9 @@
 """What a picture does to attention, and which of its features do it.
 
 The term of a layer is a sum over prompts, and a score is linear in the key. So feature v of the picture adds
-``c q_i . R_j(g w_jv P_v)`` to the score of query i on token j, with the model's own queries, rotation ``R_j`` and scale
-``c``: exactly, and nothing else is added, but that the learnable prompts have other weights once a picture is there.
+``c q_i . R_j(g w_jv P_v)`` to the score of query i on token j, with the model's own queries, rotation ``R_j`` and
+scale ``c``. This is exact, and all that the picture does in the layer, but that the learnable prompts, where there are
+some, have other weights once it is there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from excitor.diagnostics.moves import check_place
 from excitor.diagnostics.shares import moved, shares_of_change
 from excitor.errors import ExcitorError
 from excitor.layer import ExcitorLayer
-from excitor.visual import VisualPrompts, seeing
+from excitor.visual import seeing
 
 
 LINEAR = 1e-2  # attention that the parts predict may be as far from what was seen
@@ -80,12 +81,12 @@ def picture_shifts(
     """
     check_place(model, layer, None)
     check_documents(model, [ids])
+    check_sees(model)
     found: list[PictureShift] = []
     with measurable(model) as adapter, ExitStack() as stack:
         scored = stack.enter_context(scored_attention())
         for name, each in active_layers(model).items():
             attention = attention_of(model, name)
-            _check_sees(each, adapter)
             if layer in (None, attention.layer_idx):
                 look = _Look(each, adapter, scored, found)
                 stack.callback(each.register_forward_pre_hook(look.read).remove)
@@ -93,6 +94,23 @@ def picture_shifts(
         tokens = torch.tensor([ids], device=model.device)
         model(input_ids=tokens, attention_mask=torch.ones_like(tokens), image_features=features, use_cache=False)
     return found
+
+
+def check_sees(model: PeftModel) -> None:
+    """Refuse a model whose attention no picture changes.
+
+    Raises:
+        ExcitorError: The active adapter has no visual prompts, or its strength is 0.
+    """
+    for layer in active_layers(model).values():
+        for adapter in set(layer.excitor_generator) & set(model.active_adapters):
+            if adapter not in layer.excitor_visual:
+                raise ExcitorError(
+                    f"the adapter {adapter!r} has no visual prompts, so a picture changes nothing: train one with "
+                    "excitor train --vision-model."
+                )
+            if not layer.excitor_strength[adapter]:
+                raise ExcitorError("at strength 0 a picture changes nothing: there is nothing to measure.")
 
 
 def terms(layer: ExcitorLayer, adapter: str, hidden: Tensor) -> Terms:
@@ -186,8 +204,9 @@ class _Look:
                 attended = before[heads, row, : row + 1]
                 if (moved(attended, added.sum(-1)) - after[heads, row, : row + 1]).abs().max() > LINEAR:
                     raise ExcitorError(
-                        f"{type(attention).__name__} of layer {attention.layer_idx} cannot be taken apart: what it "
-                        "attends to is not a softmax of scores that are linear in its keys (it caps them, or has sinks)."
+                        f"{type(attention).__name__} of layer {attention.layer_idx} cannot be taken apart: its "
+                        "weights are not a softmax of scores that are linear in the keys (they are capped, or it has "
+                        "sinks)."
                     )
                 parts[heads, : row + 1] += shares_of_change(attended, added)
         means = (before.mean(1), after.mean(1), parts / rows)
@@ -203,13 +222,3 @@ def _leaf_term(layer: ExcitorLayer, adapter: str, hidden: Tensor) -> Iterator[Te
         yield leaf
     finally:
         del layer.__dict__["term"]
-
-
-def _check_sees(layer: ExcitorLayer, adapter: str) -> None:
-    if not isinstance(layer.excitor_visual[adapter] if adapter in layer.excitor_visual else None, VisualPrompts):
-        raise ExcitorError(
-            f"the adapter {adapter!r} has no visual prompts, so a picture changes nothing: train one with "
-            "excitor train --vision-model."
-        )
-    if not layer.excitor_strength[adapter]:
-        raise ExcitorError("at strength 0 a picture changes nothing: there is nothing to measure.")
