@@ -217,8 +217,8 @@ class _Look:
 def _leaf_term(layer: ExcitorLayer, adapter: str, hidden: Tensor) -> Iterator[Tensor]:
     """Within it the term of a layer is a leaf with the same values, so that there are gradients in it."""
     leaf = layer.term(adapter, hidden).detach().requires_grad_()
-    layer.__dict__["term"] = lambda adapter_name, x: leaf  # in front of the method
+    layer.term = lambda adapter_name, x: leaf  # in front of the method
     try:
         yield leaf
     finally:
-        del layer.__dict__["term"]
+        del layer.term
