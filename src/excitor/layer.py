@@ -12,6 +12,7 @@ from .config import ExcitorConfig
 from .errors import ExcitorError
 from .fold_cache import FoldCache
 from .folded import Folded
+from .functional import Prompts
 from .generator import PromptGenerator, PromptMLP, PromptTable
 from .implementation import chosen
 from .mixed_batch import by_row
@@ -201,7 +202,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         generator, processor = self.parts(adapter_name)
         maps, rows = cast(VisualPrompts, self.excitor_visual[adapter_name]), x.flatten(1, -2)
         if eager:
-            term = processor.term(rows, generator, pictures.prompts(maps, len(x)))
+            term = processor.term(rows, generator, self.visual_prompts(adapter_name, x))
         else:
             folded = pictures.folded(maps, processor, len(x))
             term = adapter_term_seeing(rows, processor.A, self._folded(adapter_name), folded)
@@ -212,6 +213,17 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         generator, _ = self.parts(adapter_name)
         learnable = generator.num_prompts or generator.num_local_prompts
         return bool(learnable) or (adapter_name in self.excitor_visual and seen() is not None)
+
+    def visual_prompts(self, adapter_name: str, x: Tensor) -> Prompts | None:
+        """Those that an adapter makes of the pictures the batch comes with; None without any.
+
+        Args:
+            adapter_name: Its name.
+            x: The layer's input, ``(B, ..., C)``.
+        """
+        if (pictures := self._pictures(adapter_name, x)) is None:
+            return None
+        return pictures.prompts(cast(VisualPrompts, self.excitor_visual[adapter_name]), len(x))
 
     def _pictures(self, adapter_name: str, x: Tensor) -> Pictures | None:
         """The pictures that the batch comes with; None without any, or if the adapter makes nothing of them."""
@@ -249,12 +261,9 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
             ``(..., G, K)``: global, local and visual prompts, then the null prompt, each if there are any.
         """
         generator, processor = self.parts(adapter_name)
-        features, pictures = processor.features(x), self._pictures(adapter_name, x)
+        features, visual = processor.features(x), self.visual_prompts(adapter_name, x)
         groups = generator(features)
-        if pictures is not None:
-            maps = cast(VisualPrompts, self.excitor_visual[adapter_name])
-            groups.append(pictures.prompts(maps, len(x)))
-        return processor.weights(features, groups)
+        return processor.weights(features, groups if visual is None else [*groups, visual])
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Raise: the method has no merged form."""
