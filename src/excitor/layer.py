@@ -13,7 +13,7 @@ from .errors import ExcitorError
 from .fold_cache import FoldCache
 from .folded import Folded
 from .generator import PromptGenerator, PromptMLP, PromptTable
-from .implementation import chosen
+from .implementation import as_written, backend
 from .mixed_batch import by_row
 from .placement import InProjection, Placement
 from .processor import PromptProcessor
@@ -121,17 +121,19 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
 
         ``adapter_names`` gives each row of the batch its own adapter, see :mod:`excitor.mixed_batch`.
         """
-        return self.placement.leave(self.base_layer(x, *args, **kwargs), self._terms(x, adapter_names))
-
-    def _terms(self, x: Tensor, adapter_names: list[str] | None) -> list[Tensor]:
-        """Terms of the adapters at work, ``(..., G * d)``."""
-        if self.disable_adapters:
-            return []
+        output = self.base_layer(x, *args, **kwargs)
         # Adding zeros could still change the sign of a zero: at strength 0 the base is exact.
-        at_work = [name for name, strength in self.excitor_strength.items() if strength != 0]
+        at_work = {} if self.disable_adapters else {name: s for name, s in self.excitor_strength.items() if s != 0}
         if adapter_names is not None:
-            return by_row(self._strong_term, x, [name if name in at_work else None for name in adapter_names])
-        return [self._strong_term(name, x) for name in self.active_adapters if name in at_work]
+            rows = [name if name in at_work else None for name in adapter_names]
+            return self.placement.leave(output, by_row(self._strong_term, x, rows))
+        names = [name for name in self.active_adapters if name in at_work]
+        if not self.placement.is_output or as_written() or any(at_work[name] != 1 for name in names):
+            return self.placement.leave(output, [self._strong_term(name, x) for name in names])
+        key = output
+        for name in names:
+            key = self._folded_term(name, x, key)
+        return self.placement.told(output, key)
 
     def _strong_term(self, adapter_name: str, x: Tensor) -> Tensor:
         """The term of one adapter at its strength."""
@@ -162,11 +164,15 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
 
     def term(self, adapter_name: str, x: Tensor) -> Tensor:
         """The term of one adapter at strength 1, ``g K_e(x)``: ``(..., C)`` to ``(..., G * d)``, in its own dtype."""
-        generator, processor = self.parts(adapter_name)
-        # A compiler decides by itself what to keep, and must see the parameters: a cache would outlive a hot swap.
-        if torch.compiler.is_compiling() or chosen() == "eager":
+        if as_written():
+            generator, processor = self.parts(adapter_name)
             return processor.term(x, generator)
-        return adapter_term(x, processor.A, self._folded(adapter_name))
+        return self._folded_term(adapter_name, x)
+
+    def _folded_term(self, adapter_name: str, x: Tensor, key: Tensor | None = None) -> Tensor:
+        """The same from what the adapter folds to; with a key the sum of both, in the key's dtype."""
+        a, folded = self.parts(adapter_name)[1].A, self._folded(adapter_name)
+        return adapter_term(x, a, folded, key, backend(folded, a.dtype if key is None else key.dtype))
 
     def _folded(self, adapter_name: str) -> Folded:
         """What one adapter folds to: with gradients where it trains, else kept from one call to the next."""
