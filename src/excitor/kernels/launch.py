@@ -86,9 +86,7 @@ def _sizes(z: Tensor, folded: Folded, dtype: torch.dtype) -> tuple[int, dict[str
     """Tokens of a block, and compile-time constants of both kernels."""
     heads, _, head_dim = folded.values.shape
     ranks, rows, features = tile(folded)
-    widest = max(ranks, rows, features)
-    # A block has to be worth its load of the tiles that all tokens share, and to leave room for them in registers.
-    tokens = 16 if len(z) <= 16 else max(16, min(64, 4096 // widest))
+    tokens = 16 if len(z) <= 16 else 64
     # Products of half-precision keys may be rounded to 10 bits of 7 or 10 that are left in the end.
     exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
     return tokens, {

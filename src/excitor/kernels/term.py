@@ -44,7 +44,8 @@ def forward_kernel(
     factors = _factors(z_ptr, tokens, here, PROMPTS, LOCAL, RANK, J)
     products = tl.dot(z, scores, input_precision=PRECISION)
     weights, _ = _weights(products * factors, null_ptr, head, PROMPTS, LOCAL, RANK, NULL, J)
-    term = tl.dot(weights * factors, values, input_precision=PRECISION).to(out_ptr.dtype.element_ty)
+    dtype = out_ptr.dtype.element_ty
+    term = tl.dot((weights * factors).to(dtype), values.to(dtype), input_precision=PRECISION).to(dtype)
     features = tl.arange(0, D)
     at = tokens[:, None] * (HEADS * HEAD_DIM) + head * HEAD_DIM + features[None, :]
     mask = here[:, None] & (features < HEAD_DIM)[None, :]
@@ -86,13 +87,11 @@ def backward_kernel(
     chunk = tl.program_id(0) // HEADS
     ROWS: tl.constexpr = PROMPTS + LOCAL * RANK
     ranks, rows, features = tl.arange(0, R), tl.arange(0, J), tl.arange(0, D)
-    scores = _scores(scores_ptr, head, HEADS, PROMPTS, LOCAL, RANK, R, J)
-    values = _values(values_ptr, head, PROMPTS, LOCAL, RANK, HEAD_DIM, J, D)
     # Which feature of z a row of a local prompt is multiplied by.
     feature_of_row = ((rows >= PROMPTS) & (rows < ROWS))[:, None] & (
         ((rows - PROMPTS) % RANK)[:, None] == ranks[None, :]
     )
-    scores_grad = tl.zeros((R, J), tl.float32)
+    scores_grad = tl.zeros((J, R), tl.float32)  # this way round it takes fewer registers
     values_grad = tl.zeros((J, D), tl.float32)
     null_grad = tl.zeros((T,), tl.float32)
     block = chunk
@@ -100,22 +99,25 @@ def backward_kernel(
         tokens = block.to(tl.int64) * T + tl.arange(0, T)
         here = tokens < num_tokens
         z = _features(z_ptr, tokens, here, RANK, R)
+        # Read anew for each block: as operands of products they would not fit into registers beside the rest.
+        scores = _scores(scores_ptr, head, HEADS, PROMPTS, LOCAL, RANK, R, J)
+        values = _values(values_ptr, head, PROMPTS, LOCAL, RANK, HEAD_DIM, J, D)
         factors = _factors(z_ptr, tokens, here, PROMPTS, LOCAL, RANK, J)
         products = tl.dot(z, scores, input_precision=PRECISION)
         weights, null_weight = _weights(products * factors, null_ptr, head, PROMPTS, LOCAL, RANK, NULL, J)
 
         at = tokens[:, None] * (HEADS * HEAD_DIM) + head * HEAD_DIM + features[None, :]
         mask = here[:, None] & (features < HEAD_DIM)[None, :]
-        grad = tl.load(grad_ptr + at, mask=mask, other=0.0).to(tl.float32)
-        values_grad += tl.dot(tl.trans(weights * factors), grad, input_precision=PRECISION)
-        row_grad = tl.dot(grad, tl.trans(values), input_precision=PRECISION)
+        grad = tl.load(grad_ptr + at, mask=mask, other=0.0)
+        values_grad += tl.dot(tl.trans((weights * factors).to(grad.dtype)), grad, input_precision=PRECISION)
+        row_grad = tl.dot(grad, tl.trans(values.to(grad.dtype)), input_precision=PRECISION)
 
         # Behind the softmax; the value of the null prompt is zero, and so is the gradient of its weight.
         mean = tl.sum(weights * factors * row_grad, 1)
         prompt_grad = weights * (_per_prompt(row_grad * factors, PROMPTS, LOCAL, RANK, J) - mean[:, None])
         null_grad -= null_weight * mean
         product_grad = prompt_grad * factors
-        scores_grad += tl.dot(tl.trans(z), product_grad, input_precision=PRECISION)
+        scores_grad += tl.dot(tl.trans(product_grad), z, input_precision=PRECISION)
         z_grad = tl.dot(product_grad, tl.trans(scores), input_precision=PRECISION)
         if LOCAL > 0:  # z is a factor of scores and of values, too
             factor_grad = weights * row_grad + prompt_grad * products
@@ -124,8 +126,8 @@ def backward_kernel(
         tl.store(z_grad_ptr + at, z_grad, mask=here[:, None] & (ranks < RANK)[None, :])
         block += num_chunks
 
-    at = (chunk * RANK + ranks[:, None]) * (HEADS * ROWS) + head * ROWS + rows[None, :]
-    tl.store(scores_grad_ptr + at, scores_grad, mask=(ranks < RANK)[:, None] & (rows < ROWS)[None, :])
+    at = (chunk * RANK + ranks[None, :]) * (HEADS * ROWS) + head * ROWS + rows[:, None]
+    tl.store(scores_grad_ptr + at, scores_grad, mask=(rows < ROWS)[:, None] & (ranks < RANK)[None, :])
     at = ((chunk * HEADS + head) * ROWS + rows[:, None]) * HEAD_DIM + features[None, :]
     tl.store(values_grad_ptr + at, values_grad, mask=(rows < ROWS)[:, None] & (features < HEAD_DIM)[None, :])
     if NULL:
