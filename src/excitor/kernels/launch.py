@@ -2,11 +2,15 @@
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from ..folded import Folded
-from .support import tile
+from .support import interpreted, tile
 from .term import backward_kernel, forward_kernel
+
+
+_OPERANDS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
 def excited(z: Tensor, folded: Folded, key: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -101,6 +105,7 @@ def _sizes(z: Tensor, folded: Folded, dtype: torch.dtype) -> tuple[int, dict[str
         "J": rows,
         "D": features,
         "PRECISION": "ieee" if exact or torch.version.hip else "tf32",
+        "OPERAND": tl.float32 if interpreted() else _OPERANDS[dtype],
         "num_warps": 8 if rows * features > 4096 else 4,
     }
 

@@ -5,7 +5,9 @@ of local prompts included: the product of such a row counts times the token's fe
 and all rows of one local prompt carry its score and its weight, so that only the first of them counts in the softmax.
 
 Sizes in capitals are compile-time constants: HEADS is G, PROMPTS is K, LOCAL is ``K_l``, RANK is r and HEAD_DIM is d as
-they are, and T tokens, R, J and D are the sides of tiles, powers of two with masks behind the true sizes.
+they are, and T tokens, R, J and D are the sides of tiles, powers of two with masks behind the true sizes. Scores and
+their gradients are fp32 throughout; what is multiplied with values or with the gradient is rounded to the dtype of the
+key, and multiplied as OPERAND: the same dtype, but for the interpreter, whose products know no bf16.
 """
 
 import triton
@@ -33,6 +35,7 @@ def forward_kernel(
     J: tl.constexpr,
     D: tl.constexpr,
     PRECISION: tl.constexpr,
+    OPERAND: tl.constexpr,
 ):
     """One program per block of tokens and head; heads of the same tokens lie side by side."""
     head = tl.program_id(0) % HEADS
@@ -45,12 +48,13 @@ def forward_kernel(
     products = tl.dot(z, scores, input_precision=PRECISION)
     weights, _ = _weights(products * factors, null_ptr, head, PROMPTS, LOCAL, RANK, NULL, J)
     dtype = out_ptr.dtype.element_ty
-    term = tl.dot((weights * factors).to(dtype), values.to(dtype), input_precision=PRECISION).to(dtype)
+    row_weights = (weights * factors).to(dtype).to(OPERAND)
+    term = tl.dot(row_weights, values.to(dtype).to(OPERAND), input_precision=PRECISION).to(dtype)
     features = tl.arange(0, D)
     at = tokens[:, None] * (HEADS * HEAD_DIM) + head * HEAD_DIM + features[None, :]
     mask = here[:, None] & (features < HEAD_DIM)[None, :]
-    if ADD:
-        term += tl.load(key_ptr + at, mask=mask, other=0.0)
+    if ADD:  # fp32 holds the sum of two halves: rounding it is what adding in their dtype would give
+        term = (tl.load(key_ptr + at, mask=mask, other=0.0).to(tl.float32) + term.to(tl.float32)).to(dtype)
     tl.store(out_ptr + at, term, mask=mask)
 
 
@@ -78,6 +82,7 @@ def backward_kernel(
     J: tl.constexpr,
     D: tl.constexpr,
     PRECISION: tl.constexpr,
+    OPERAND: tl.constexpr,
 ):
     """One program per chunk and head; a chunk is every ``num_chunks``-th block of tokens.
 
@@ -108,9 +113,11 @@ def backward_kernel(
 
         at = tokens[:, None] * (HEADS * HEAD_DIM) + head * HEAD_DIM + features[None, :]
         mask = here[:, None] & (features < HEAD_DIM)[None, :]
-        grad = tl.load(grad_ptr + at, mask=mask, other=0.0)
-        values_grad += tl.dot(tl.trans((weights * factors).to(grad.dtype)), grad, input_precision=PRECISION)
-        row_grad = tl.dot(grad, tl.trans(values.to(grad.dtype)), input_precision=PRECISION)
+        dtype = grad_ptr.dtype.element_ty
+        grad = tl.load(grad_ptr + at, mask=mask, other=0.0).to(OPERAND)
+        row_weights = (weights * factors).to(dtype).to(OPERAND)
+        values_grad += tl.dot(tl.trans(row_weights), grad, input_precision=PRECISION)
+        row_grad = tl.dot(grad, tl.trans(values.to(dtype).to(OPERAND)), input_precision=PRECISION)
 
         # Behind the softmax; the value of the null prompt is zero, and so is the gradient of its weight.
         mean = tl.sum(weights * factors * row_grad, 1)
