@@ -81,9 +81,7 @@ def folded_term(z: Tensor, folded: Folded) -> Tensor:
     return torch.bmm(rows.transpose(0, 1), folded.values).transpose(0, 1).flatten(1)
 
 
-def folded_gradients(
-    needed: tuple[bool, ...], z: Tensor, folded: Folded, grad: Tensor
-) -> tuple[Tensor | None, ...]:
+def folded_gradients(needed: tuple[bool, ...], z: Tensor, folded: Folded, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of z and of the three tensors of ``folded``, from z and the gradient of the term.
 
     Args:

@@ -19,8 +19,8 @@ def chosen() -> str:
     """The value of ``EXCITOR_IMPL``, read once: ``auto`` by default.
 
     ``eager`` is :mod:`excitor.functional` as it stands; the others are :mod:`excitor.recompute`: ``triton`` with the
-    kernels of :mod:`excitor.kernels`, ``compile`` with ``torch.compile``, ``auto`` with the kernels where they can run,
-    else in plain operations. Within a model that is being compiled all of them are the equations as they stand.
+    kernels of :mod:`excitor.kernels`, ``compile`` with ``torch.compile``, ``auto`` with the kernels where they can
+    run on a GPU, else in plain operations. While a model is being compiled all are the equations as they stand.
 
     Raises:
         ExcitorError: It is none of the choices.

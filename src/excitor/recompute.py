@@ -35,14 +35,12 @@ def excited(z: Tensor, folded: Folded, key: Tensor | None, dtype: torch.dtype) -
 FOLDED = Backend(excited, folded_gradients)
 
 
-def adapter_term(
-    x: Tensor, a: Tensor, folded: Folded, key: Tensor | None = None, backend: Backend = FOLDED
-) -> Tensor:
+def adapter_term(x: Tensor, a: Tensor, folded: Folded, key: Tensor | None = None, backend: Backend = FOLDED) -> Tensor:
     """The gated term on the keys of a layer's input, or the key with it.
 
     The product with A runs in A's dtype, or in that of autocast; all that follows in the dtype of ``folded``. Where
-    gradients flow, the tensors kept for them are x, z and the arguments but for the key. A second differentiation works
-    too, by way of autograd's own formulas, which keep more.
+    gradients flow, the tensors kept for them are x, z and the arguments but for the key. A second differentiation
+    works too, by way of autograd's own formulas, which keep more.
 
     Args:
         x: ``(..., C)``.

@@ -47,7 +47,9 @@ def test_on_a_cpu_without_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> No
         (make_folded(dtype=torch.float64), torch.float32, "not torch.float32 and torch.float64"),
     ],
 )
-def test_what_they_take(monkeypatch: pytest.MonkeyPatch, folded: Folded, dtype: torch.dtype, words: str | None) -> None:
+def test_what_they_take(
+    monkeypatch: pytest.MonkeyPatch, folded: Folded, dtype: torch.dtype, words: str | None
+) -> None:
     pytest.importorskip("triton")
     monkeypatch.setattr(support, "interpreted", lambda: True)
     lacking = support.lacks(folded, dtype)

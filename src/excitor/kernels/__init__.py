@@ -1,1 +1,1 @@
-"""Fused kernels of the folded term: :mod:`.term` in Triton, :mod:`.launch` runs it, :mod:`.support` says where it can."""
+"""Fused kernels of the folded term: :mod:`.term` has them, :mod:`.launch` runs them, :mod:`.support` says where."""

@@ -53,7 +53,7 @@ def gradients(needed: tuple[bool, ...], z: Tensor, folded: Folded, grad: Tensor)
         folded: As in :func:`excited`.
         grad: ``(N, G * d)``, fp32, bf16 or fp16.
     """
-    heads, _, head_dim = folded.values.shape
+    heads = len(folded.values)
     if not len(z):
         shares = z, *(None if t is None else torch.zeros_like(t) for t in folded[:3])
         return tuple(share if need else None for need, share in zip(needed, shares, strict=True))
@@ -90,9 +90,9 @@ def _sizes(z: Tensor, folded: Folded, dtype: torch.dtype) -> tuple[int, dict[str
     """Tokens of a block, and compile-time constants of both kernels."""
     heads, _, head_dim = folded.values.shape
     ranks, rows, features = tile(folded)
-    tokens = 16 if len(z) <= 16 else 64
-    # Products of half-precision keys may be rounded to 10 bits of 7 or 10 that are left in the end.
+    # Scores of half-precision keys may be rounded to 10 bits: 7 or 10 are left of the key in the end.
     exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    tokens = 16 if exact or len(z) <= 16 else 64  # exact products are made in registers, which hold no more
     return tokens, {
         "HEADS": heads,
         "PROMPTS": folded.num_prompts,
@@ -106,7 +106,7 @@ def _sizes(z: Tensor, folded: Folded, dtype: torch.dtype) -> tuple[int, dict[str
         "D": features,
         "PRECISION": "ieee" if exact or torch.version.hip else "tf32",
         "OPERAND": tl.float32 if interpreted() else _OPERANDS[dtype],
-        "num_warps": 8 if rows * features > 4096 else 4,
+        "num_warps": 4,
     }
 
 

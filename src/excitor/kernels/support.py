@@ -29,13 +29,13 @@ def lacks(folded: Folded, dtype: torch.dtype) -> str | None:
     if device.type == "cuda" and _capability(device) < OLDEST_CAPABILITY:
         return f"{torch.cuda.get_device_name(device)} is older than compute capability {OLDEST_CAPABILITY}"
     if exact != torch.float32 or dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"the kernels take keys in float32, bfloat16 or float16 and adapters in float32, not {dtype} and {exact}"
+        return f"keys have to be float32, bfloat16 or float16 and folded adapters float32, not {dtype} and {exact}"
     ranks, rows, features = tile(folded)
     if rows * max(ranks, features) > LARGEST_TILE:
         return (
-            f"{folded.values.shape[1]} rows of prompts (num_prompts + num_local_prompts * r) with r={len(folded.scores)} "
-            f"and heads of {folded.values.shape[2]} are too large a tile: the sizes, each rounded up to a power of two, "
-            f"may come to {LARGEST_TILE} numbers"
+            f"{folded.values.shape[1]} rows of prompts (num_prompts + num_local_prompts * r) for heads of "
+            f"{folded.values.shape[2]} and r={len(folded.scores)} are too many: rows times heads, or times r, each "
+            f"rounded up to a power of two, may come to {LARGEST_TILE}"
         )
     return None
 

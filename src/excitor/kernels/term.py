@@ -1,13 +1,14 @@
 """The folded term in Triton: one pass over a block of tokens and one key head, forward and backward.
 
-What :mod:`excitor.folded` computes in many operations stays in registers here. A tile holds all J rows of a head, those
-of local prompts included: the product of such a row counts times the token's feature that belongs to it (``factors``),
-and all rows of one local prompt carry its score and its weight, so that only the first of them counts in the softmax.
+What :mod:`excitor.folded` computes in many operations stays in registers here. A tile holds all J rows of a head,
+those of local prompts included: the product of such a row counts times the token's feature that belongs to it
+(``factors``), and all rows of one local prompt carry its score and its weight, so that only the first of them counts
+in the softmax.
 
-Sizes in capitals are compile-time constants: HEADS is G, PROMPTS is K, LOCAL is ``K_l``, RANK is r and HEAD_DIM is d as
-they are, and T tokens, R, J and D are the sides of tiles, powers of two with masks behind the true sizes. Scores and
-their gradients are fp32 throughout; what is multiplied with values or with the gradient is rounded to the dtype of the
-key, and multiplied as OPERAND: the same dtype, but for the interpreter, whose products know no bf16.
+Sizes in capitals are compile-time constants: HEADS is G, PROMPTS is K, LOCAL is ``K_l``, RANK is r and HEAD_DIM is d
+as they are, and T tokens, R, J and D are the sides of tiles, powers of two with masks behind the true sizes. Scores
+and their gradients are fp32 throughout; what is multiplied with values or with the gradient is rounded to the dtype of
+the key, and multiplied as OPERAND: the same dtype, but for the interpreter, whose products know no bf16.
 """
 
 import triton

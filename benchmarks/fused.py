@@ -1,6 +1,6 @@
 """The fused kernels against the same term in plain operations, and against the memory's own speed.
 
-    python benchmarks/kernels.py [--size 1B,8B] [--tokens 8192] [--dtype bfloat16] [--output FILE.json]
+    python benchmarks/fused.py [--size 1B,8B] [--tokens 8192] [--dtype bfloat16] [--output FILE.json]
 
 Needs a CUDA device and Triton. What is timed starts at ``z = x A`` and the key, and ends at the key with the term;
 backward at the gradient of that key, and ends at the gradients of z and of the folded tensors. Tasks take turns in one
@@ -35,10 +35,10 @@ def main() -> None:
     """Measure and print."""
     arguments = _arguments()
     if not torch.cuda.is_available():
-        sys.exit("benchmarks/kernels.py measures GPU kernels: it needs a CUDA device, and there is none.")
+        sys.exit("benchmarks/fused.py measures GPU kernels: it needs a CUDA device, and there is none.")
     dtype = getattr(torch, arguments.dtype)
     results = {
-        "command": " ".join(["python benchmarks/kernels.py", *sys.argv[1:]]),
+        "command": " ".join(["python benchmarks/fused.py", *sys.argv[1:]]),
         "machine": torch.cuda.get_device_name(),
         "versions": {name: version(name) for name in ("torch", "triton")},
         "tokens": arguments.tokens,
