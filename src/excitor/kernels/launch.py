@@ -1,7 +1,8 @@
 """Runs the kernels of :mod:`.term` on tensors."""
 
+from typing import Any, cast
+
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -10,6 +11,8 @@ from .support import interpreted, tile
 from .term import backward_kernel, forward_kernel
 
 
+# Type checkers take kernels for the functions they were made of, which nobody calls.
+_FORWARD, _BACKWARD = cast(Any, forward_kernel), cast(Any, backward_kernel)
 _OPERANDS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
@@ -31,7 +34,7 @@ def excited(z: Tensor, folded: Folded, key: Tensor | None, dtype: torch.dtype) -
         return out
     tokens, sizes = _sizes(z, folded, dtype)
     with torch.cuda.device_of(z):  # Triton launches on the current device
-        forward_kernel[(triton.cdiv(len(z), tokens) * heads,)](
+        _FORWARD[(_blocks(z, tokens) * heads,)](
             out,
             out if key is None else key.contiguous(),
             *_inputs(z, folded),
@@ -58,13 +61,13 @@ def gradients(needed: tuple[bool, ...], z: Tensor, folded: Folded, grad: Tensor)
         shares = z, *(None if t is None else torch.zeros_like(t) for t in folded[:3])
         return tuple(share if need else None for need, share in zip(needed, shares, strict=True))
     tokens, sizes = _sizes(z, folded, grad.dtype)
-    chunks = min(triton.cdiv(len(z), tokens), triton.cdiv(_programs(z.device), heads))
+    chunks = min(_blocks(z, tokens), max(1, _programs(z.device) // heads))
     z_grad = z.new_empty(heads, *z.shape)
     scores_grad = z.new_empty(chunks, *folded.scores.shape)
     values_grad = z.new_empty(chunks, *folded.values.shape)
     null_grad = None if folded.null_bias is None else z.new_empty(chunks, heads)
     with torch.cuda.device_of(z):
-        backward_kernel[(chunks * heads,)](
+        _BACKWARD[(chunks * heads,)](
             grad.contiguous(),
             *_inputs(z, folded),
             z_grad,
@@ -108,6 +111,10 @@ def _sizes(z: Tensor, folded: Folded, dtype: torch.dtype) -> tuple[int, dict[str
         "OPERAND": tl.float32 if interpreted() else _OPERANDS[dtype],
         "num_warps": 4,
     }
+
+
+def _blocks(z: Tensor, tokens: int) -> int:
+    return -(-len(z) // tokens)
 
 
 def _programs(device: torch.device) -> int:

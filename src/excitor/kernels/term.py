@@ -206,7 +206,7 @@ def _factors(
 def _per_prompt(tile, PROMPTS: tl.constexpr, LOCAL: tl.constexpr, RANK: tl.constexpr, J: tl.constexpr):
     """Sums over the rows of each local prompt, in all of its rows, (T, J); global prompts have one row."""
     rows = tl.arange(0, J)
-    for local in tl.static_range(LOCAL):
+    for local in tl.static_range(LOCAL):  # pyright: ignore[reportGeneralTypeIssues]
         own = ((rows >= PROMPTS + local * RANK) & (rows < PROMPTS + (local + 1) * RANK))[None, :]
         total = tl.sum(tl.where(own, tile, 0.0), 1)
         tile = tl.where(own, total[:, None], tile)
