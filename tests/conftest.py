@@ -8,9 +8,14 @@ from dataclasses import replace
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import torch
+
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU; read when triton is imported, as below
+
 import datasets
 import pytest
-import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from excitor.mini.lessons import Lessons, make_lessons

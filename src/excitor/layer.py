@@ -14,7 +14,7 @@ from .fold_cache import FoldCache
 from .folded import Folded
 from .functional import Prompts
 from .generator import PromptGenerator, PromptMLP, PromptTable
-from .implementation import chosen
+from .implementation import as_written, backend
 from .mixed_batch import by_row
 from .placement import InProjection, Placement
 from .processor import PromptProcessor
@@ -145,17 +145,21 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
 
         ``adapter_names`` gives each row of the batch its own adapter, see :mod:`excitor.mixed_batch`.
         """
-        return self.placement.leave(self.base_layer(x, *args, **kwargs), self._terms(x, adapter_names))
-
-    def _terms(self, x: Tensor, adapter_names: list[str] | None) -> list[Tensor]:
-        """Terms of the adapters at work, ``(..., G * d)``."""
-        if self.disable_adapters:
-            return []
+        output = self.base_layer(x, *args, **kwargs)
         # Adding zeros could still change the sign of a zero: at strength 0 the base is exact.
         at_work = [name for name, strength in self.excitor_strength.items() if strength != 0 and self._acts(name)]
+        if self.disable_adapters:
+            return output
         if adapter_names is not None:
-            return by_row(self._strong_term, x, [name if name in at_work else None for name in adapter_names])
-        return [self._strong_term(name, x) for name in self.active_adapters if name in at_work]
+            rows = [name if name in at_work else None for name in adapter_names]
+            return self.placement.leave(output, by_row(self._strong_term, x, rows))
+        names = [name for name in self.active_adapters if name in at_work]
+        if not self.placement.is_output or as_written() or any(self._needs_term(name, x) for name in names):
+            return self.placement.leave(output, [self._strong_term(name, x) for name in names])
+        key = output
+        for name in names:
+            key = self._folded_term(name, x, key)
+        return self.placement.told(output, key)
 
     def _strong_term(self, adapter_name: str, x: Tensor) -> Tensor:
         """The term of one adapter at its strength."""
@@ -191,17 +195,25 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         generator, processor = self.parts(adapter_name)
         if not self._acts(adapter_name):
             return processor.A.new_zeros(*x.shape[:-1], self.num_heads * self.head_dim)
-        # A compiler decides by itself what to keep, and must see the parameters: a cache would outlive a hot swap.
-        eager = torch.compiler.is_compiling() or chosen() == "eager"
         if (pictures := self._pictures(adapter_name, x)) is not None:
-            return self._term_seeing(adapter_name, x, pictures, eager or torch.is_grad_enabled())
-        return processor.term(x, generator) if eager else adapter_term(x, processor.A, self._folded(adapter_name))
+            return self._term_seeing(adapter_name, x, pictures)
+        return processor.term(x, generator) if as_written() else self._folded_term(adapter_name, x)
 
-    def _term_seeing(self, adapter_name: str, x: Tensor, pictures: Pictures, eager: bool) -> Tensor:
+    def _needs_term(self, adapter_name: str, x: Tensor) -> bool:
+        """Whether something happens to the term before it is added to the key."""
+        strong = self.excitor_strength[adapter_name] != 1
+        return strong or adapter_name in self.excitor_unrotated or self._pictures(adapter_name, x) is not None
+
+    def _folded_term(self, adapter_name: str, x: Tensor, key: Tensor | None = None) -> Tensor:
+        """The same from what the adapter folds to; with a key the sum of both, in the key's dtype."""
+        a, folded = self.parts(adapter_name)[1].A, self._folded(adapter_name)
+        return adapter_term(x, a, folded, key, backend(folded, a.dtype if key is None else key.dtype))
+
+    def _term_seeing(self, adapter_name: str, x: Tensor, pictures: Pictures) -> Tensor:
         """The term where the batch comes with pictures."""
         generator, processor = self.parts(adapter_name)
         maps, rows = cast(VisualPrompts, self.excitor_visual[adapter_name]), x.flatten(1, -2)
-        if eager:
+        if as_written() or torch.is_grad_enabled():
             term = processor.term(rows, generator, self.visual_prompts(adapter_name, x))
         else:
             folded = pictures.folded(maps, processor, len(x))
