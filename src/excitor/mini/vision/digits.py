@@ -24,7 +24,7 @@ def load_digits() -> tuple[list[Image.Image], list[int]]:
         from sklearn import datasets
     except ImportError as error:
         raise ExcitorError(
-            "The handwritten digits come with scikit-learn, which is not installed: pip install 'excitor[vision]'."
+            "The handwritten digits come with scikit-learn, which is not installed: pip install 'excitor[demo]'."
         ) from error
     found = datasets.load_digits()
     pictures = [
