@@ -61,6 +61,9 @@ def test_each_row_attends_to_its_own_pictures(changes: dict, counts: list[int], 
     rows = [by_hand(layer, row, each.flatten(0, 1) if len(each) else None) for row, each in zip(x, own, strict=True)]
     expected = torch.stack(rows)
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
+    with seeing(Pictures.of_rows(features, torch.tensor(counts))), torch.no_grad():
+        folded = layer(x) - layer.base_layer(x)
+    torch.testing.assert_close(folded, expected, atol=1e-10, rtol=1e-10)
 
     parameters = [x, *(p for p in layer.parameters() if p.requires_grad)]
     weight = torch.randn_like(expected)
@@ -99,14 +102,19 @@ def test_identity_start_is_silent_and_learns() -> None:
         assert layer.excitor_visual["default"].value_map.grad.abs().min() > 0
 
 
-def test_prompts_are_made_once_without_gradients_and_anew_with_them() -> None:
-    layer = make_layer()
-    maps, pictures = layer.excitor_visual["default"], Pictures(torch.randn(2, 3, WIDTH))
-    assert pictures.prompts(maps, 2) is not pictures.prompts(maps, 2)
-    with torch.no_grad():
-        made = pictures.prompts(maps, 2)
-        assert pictures.prompts(maps, 2) is made
-        assert len(pictures.prompts(maps, 6).keys) == 6  # beams
+def test_prompts_are_folded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = make_layer().eval()
+    processor = layer.parts("default")[1]
+    folds: list[int] = []
+    fold = processor.fold_pictures
+    monkeypatch.setattr(processor, "fold_pictures", lambda prompts: folds.append(len(prompts.keys)) or fold(prompts))
+    x = torch.randn(2, 3, 8, dtype=torch.double)
+    with seeing(Pictures(torch.randn(2, 3, WIDTH))), torch.no_grad():
+        layer(x)
+        layer(x)
+        assert folds == [2]
+        layer(x.repeat_interleave(3, dim=0))  # beams
+    assert folds == [2, 6]
 
 
 def test_copies_of_rows_see_the_same_pictures() -> None:

@@ -87,16 +87,22 @@ def prompt_weights(z: Tensor, folded: Folded) -> tuple[Tensor, Tensor | None]:
     Returns:
         ``(N, G, K + K_l)`` or one more with a null prompt, and ``z B_h L_h^T``, ``(N, G, K_l, r)``.
     """
-    scores = (z @ folded.scores).view(len(z), *folded.values.shape[:2])
-    if not folded.num_local_prompts and folded.null_bias is None:
-        return scores.softmax(-1), None
-    scores, local = split_rows(scores, z, folded)
+    scores, local = prompt_scores(z, folded)
+    return (scores[0] if len(scores) == 1 else torch.cat(scores, -1)).softmax(-1), local
+
+
+def prompt_scores(z: Tensor, folded: Folded) -> tuple[list[Tensor], Tensor | None]:
+    """Scores of the global prompts, of the local ones and of the null prompt, each ``(N, G, ...)`` if there are any.
+
+    What the scores of local prompts are made of comes second, as in :func:`prompt_weights`.
+    """
+    scores, local = split_rows((z @ folded.scores).view(len(z), *folded.values.shape[:2]), z, folded)
     parts = [scores]
     if local is not None:
         parts.append((local * z[:, None, None]).sum(-1))
     if folded.null_bias is not None:
         parts.append(folded.null_bias.view(1, -1, 1).expand(*scores.shape[:2], 1))
-    return torch.cat(parts, -1).softmax(-1), local
+    return parts, local
 
 
 def row_weights(z: Tensor, weights: Tensor, folded: Folded) -> Tensor:

@@ -69,7 +69,8 @@ class PromptGenerator(nn.Module, ABC):
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """Keys and values of the prompts as :func:`excitor.folded.fold` takes them, each ``(G, K + K_l r, d)``."""
-        keys, values = self.tables() if self.num_prompts else (None, None)
+        # An empty table stands for no prompts at all, of a layer that has visual ones alone.
+        keys, values = self.tables() if self.num_prompts or not self.num_local_prompts else (None, None)
         key_rows = self._rows(keys, self.local if self.num_local_prompts else None)
         if not self.separate_values:
             return key_rows, key_rows

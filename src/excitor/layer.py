@@ -12,14 +12,13 @@ from .config import ExcitorConfig
 from .errors import ExcitorError
 from .fold_cache import FoldCache
 from .folded import Folded
-from .functional import Prompts
 from .generator import PromptGenerator, PromptMLP, PromptTable
 from .implementation import chosen
 from .mixed_batch import by_row
 from .placement import InProjection, Placement
 from .processor import PromptProcessor
-from .recompute import adapter_term
-from .visual import VisualPrompts, seen
+from .recompute import adapter_term, adapter_term_seeing
+from .visual import Pictures, VisualPrompts, seen
 
 
 NO_MERGE = (
@@ -177,13 +176,22 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         generator, processor = self.parts(adapter_name)
         if not self._acts(adapter_name):
             return processor.A.new_zeros(*x.shape[:-1], self.num_heads * self.head_dim)
-        visual = self._visual_prompts(adapter_name, x)
-        if visual is not None:
-            return processor.term(x, generator, visual)
         # A compiler decides by itself what to keep, and must see the parameters: a cache would outlive a hot swap.
-        if torch.compiler.is_compiling() or chosen() == "eager":
-            return processor.term(x, generator)
-        return adapter_term(x, processor.A, self._folded(adapter_name))
+        eager = torch.compiler.is_compiling() or chosen() == "eager"
+        if (pictures := self._pictures(adapter_name, x)) is not None:
+            return self._term_seeing(adapter_name, x, pictures, eager or torch.is_grad_enabled())
+        return processor.term(x, generator) if eager else adapter_term(x, processor.A, self._folded(adapter_name))
+
+    def _term_seeing(self, adapter_name: str, x: Tensor, pictures: Pictures, eager: bool) -> Tensor:
+        """The term where the batch comes with pictures."""
+        generator, processor = self.parts(adapter_name)
+        maps, rows = cast(VisualPrompts, self.excitor_visual[adapter_name]), x.flatten(1, -2)
+        if eager:
+            term = processor.term(rows, generator, pictures.prompts(maps, len(x)))
+        else:
+            folded = pictures.folded(maps, processor, len(x))
+            term = adapter_term_seeing(rows, processor.A, self._folded(adapter_name), folded)
+        return term.unflatten(1, x.shape[1:-1])
 
     def _acts(self, adapter_name: str) -> bool:
         """Whether an adapter has prompts at all: one of visual prompts alone has none where there is no picture."""
@@ -191,11 +199,15 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         learnable = generator.num_prompts or generator.num_local_prompts
         return bool(learnable) or (adapter_name in self.excitor_visual and seen() is not None)
 
-    def _visual_prompts(self, adapter_name: str, x: Tensor) -> Prompts | None:
-        """Of the pictures that the batch comes with; None without any, or if the adapter makes nothing of them."""
+    def _pictures(self, adapter_name: str, x: Tensor) -> Pictures | None:
+        """The pictures that the batch comes with; None without any, or if the adapter makes nothing of them."""
         if adapter_name not in self.excitor_visual or (pictures := seen()) is None:
             return None
-        return pictures.prompts(cast(VisualPrompts, self.excitor_visual[adapter_name]), len(x))
+        if x.ndim < 3:
+            raise ExcitorError(
+                "this model hands its keys tokens whose rows cannot be told apart: it cannot see pictures."
+            )
+        return pictures
 
     def _folded(self, adapter_name: str) -> Folded:
         """What one adapter folds to: with gradients where it trains, else kept from one call to the next."""
@@ -223,9 +235,12 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
             ``(..., G, K)``: global, local and visual prompts, then the null prompt, each if there are any.
         """
         generator, processor = self.parts(adapter_name)
-        features, visual = processor.features(x), self._visual_prompts(adapter_name, x)
+        features, pictures = processor.features(x), self._pictures(adapter_name, x)
         groups = generator(features)
-        return processor.weights(features, groups if visual is None else [*groups, visual])
+        if pictures is not None:
+            maps = cast(VisualPrompts, self.excitor_visual[adapter_name])
+            groups.append(pictures.prompts(maps, len(x)))
+        return processor.weights(features, groups)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Raise: the method has no merged form."""

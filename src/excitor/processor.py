@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .folded import Folded, fold
+from .folded_pictures import FoldedPictures, fold_pictures
 from .functional import Prompts, prompt_weights, reconstructed_key, split_heads
 from .generator import PromptGenerator
 from .precision import without_autocast
@@ -93,6 +94,11 @@ class PromptProcessor(nn.Module):
                 num_local_prompts=generator.num_local_prompts,
                 temperature=self.temperature,
             )
+
+    def fold_pictures(self, prompts: Prompts) -> FoldedPictures:
+        """The same for the visual prompts of each row of a batch."""
+        with without_autocast(self.B.device):
+            return fold_pictures(self.B, prompts, self.gate, temperature=self.temperature)
 
     def gates(self) -> Tensor:
         """The gate of each key head, ``(G,)``."""

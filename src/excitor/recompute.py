@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .folded import Folded, folded_term, prompt_weights, row_weights, split_prompts, split_rows
+from .folded_pictures import FoldedPictures, folded_term_seeing
 from .precision import autocast_dtype, without_autocast
 
 
@@ -34,6 +35,24 @@ def adapter_term(x: Tensor, a: Tensor, folded: Folded) -> Tensor:
         return cast(Tensor, _Recomputed.apply(x, a, *tensors, folded[3:], dtype))
     with without_autocast(x.device):
         return _term(x, a, folded, dtype)[0]
+
+
+def adapter_term_seeing(x: Tensor, a: Tensor, folded: Folded, pictures: FoldedPictures) -> Tensor:
+    """The same for tokens that see pictures, without gradients.
+
+    Args:
+        x: ``(B, M, C)``.
+        a: As above.
+        folded: As above.
+        pictures: The visual prompts of each row.
+
+    Returns:
+        ``(B, M, G * d)`` in A's dtype.
+    """
+    dtype = autocast_dtype(x.device) or a.dtype
+    with without_autocast(x.device):
+        z = (x.to(dtype) @ a.to(dtype)).to(folded.values.dtype)
+        return folded_term_seeing(z, folded, pictures).to(a.dtype)
 
 
 def _term(x: Tensor, a: Tensor, folded: Folded, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ExcitorError
+from .folded_pictures import FoldedPictures
 from .functional import Prompts, split_heads
+from .processor import PromptProcessor
 
 
 class VisualPrompts(nn.Module):
@@ -68,7 +70,7 @@ class Pictures:
 
     def __init__(self, features: Tensor, mask: Tensor | None = None) -> None:
         self.features, self.mask = features, mask
-        self._made: dict[int, Prompts] = {}
+        self._folded: dict[int, FoldedPictures] = {}
 
     @classmethod
     def of_rows(cls, features: Tensor, counts: Tensor) -> Self | None:
@@ -95,18 +97,16 @@ class Pictures:
     def prompts(self, maps: VisualPrompts, batch: int) -> Prompts:
         """The visual prompts of one layer.
 
-        Without gradients they are made once and kept: a decoding step finds those of the step before.
-
         Args:
             maps: The layer's.
             batch: Rows at hand: R, or a multiple of it where ``generate`` has made copies of each row (beams).
 
         Returns:
             Keys and values ``(batch, 1, T, G, d)``, mask ``(batch, 1, T)``.
+
+        Raises:
+            ExcitorError: ``batch`` is no multiple of R, or the features have another width than the maps are for.
         """
-        kept = self._made.get(id(maps))
-        if kept is not None and len(kept.keys) == batch:
-            return kept
         rows = len(self.features)
         if batch % rows:
             raise ExcitorError(
@@ -114,10 +114,14 @@ class Pictures:
             )
         keys, values = (self._copies(made, batch)[:, None] for made in maps(self.features))
         mask = None if self.mask is None else self._copies(self.mask.to(keys.device), batch)[:, None]
-        made = Prompts(keys, values, mask)
-        if not keys.requires_grad:
-            self._made[id(maps)] = made
-        return made
+        return Prompts(keys, values, mask)
+
+    def folded(self, maps: VisualPrompts, processor: PromptProcessor, batch: int) -> FoldedPictures:
+        """The same multiplied out, without gradients: made once, so that a decoding step finds those of the last."""
+        kept = self._folded.get(id(maps))
+        if kept is None or len(kept.values) != batch:
+            kept = self._folded[id(maps)] = processor.fold_pictures(self.prompts(maps, batch))
+        return kept
 
     def select(self, rows: Tensor, batch: int) -> "Pictures":
         """Those of some rows, of ``batch`` in all."""

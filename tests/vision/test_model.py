@@ -39,9 +39,8 @@ def test_only_the_adapter_trains_and_every_part_of_it_does() -> None:
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == ("excitor_" in name), name
         assert (parameter.grad is not None) == parameter.requires_grad, name
-    assert {"key_map", "value_map", "prompts"} <= {
-        n.rpartition(".")[2] for n, p in model.named_parameters() if p.requires_grad
-    }
+    trained = {name.rpartition(".")[2] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"key_map", "value_map", "prompts", "local", "A", "B"}
 
 
 def test_rows_do_not_depend_on_their_neighbours_pictures() -> None:
@@ -61,9 +60,8 @@ def test_without_pictures_and_learnable_prompts_it_is_the_language_model_bit_for
     expected = make_llama()(TOKENS).logits
     assert torch.equal(model(TOKENS).logits, expected)
     assert torch.equal(model(**INPUTS).logits[1], expected[1])
-    assert torch.equal(
-        model.generate(TOKENS, attention_mask=MASK, **GENERATE), make_llama().generate(TOKENS, **GENERATE)
-    )
+    tokens = make_llama().generate(TOKENS, **GENERATE)
+    assert torch.equal(model.generate(TOKENS, attention_mask=MASK, **GENERATE), tokens)
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"cache_implementation": "static"}])
@@ -76,11 +74,10 @@ def test_cached_decoding_is_exact(settings: dict) -> None:
 
 def test_left_padding_changes_no_token() -> None:
     model = make_model()
-    padded = {
-        "input_ids": torch.cat([torch.zeros_like(TOKENS[:, :2]), TOKENS], 1),
-        "attention_mask": torch.cat([torch.zeros_like(MASK[:, :2]), MASK], 1),
-    }
-    assert torch.equal(model.generate(**INPUTS | padded, **GENERATE)[:, 2:], model.generate(**INPUTS, **GENERATE))
+    nothing = torch.zeros_like(TOKENS[:, :2])
+    padded = {"input_ids": torch.cat([nothing, TOKENS], 1), "attention_mask": torch.cat([nothing, MASK], 1)}
+    tokens = model.generate(**INPUTS | padded, **GENERATE)
+    assert torch.equal(tokens[:, 2:], model.generate(**INPUTS, **GENERATE))
 
 
 def test_features_are_computed_once_for_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +175,7 @@ def test_pictures_that_do_not_add_up_are_refused(changes: dict, message: str) ->
 
 
 def test_what_does_not_fit_is_refused(folders, tmp_path: Path) -> None:
-    with pytest.raises(ExcitorError, match="vision_width is 99, but .* are 24 wide"):
+    with pytest.raises(ExcitorError, match=r"vision_width is 99, but .* are 24 wide"):
         make_model(ExcitorConfig(vision_width=99))
     blind = ExcitorForConditionalGeneration.from_frozen(make_llama(), make_encoder())
     with pytest.raises(ExcitorError, match="no adapter that could see them"):
@@ -187,14 +184,14 @@ def test_what_does_not_fit_is_refused(folders, tmp_path: Path) -> None:
         blind.save_pretrained(tmp_path / "blind")
     with pytest.raises(ExcitorError, match="'llama', which takes no pictures"):
         ExcitorForConditionalGeneration.from_frozen(folders[0], folders[0])
-    with pytest.raises(ExcitorError, match="vision model .*nowhere is neither a folder"):
+    with pytest.raises(ExcitorError, match=r"vision model .*nowhere is neither a folder"):
         ExcitorForConditionalGeneration.from_frozen(folders[0], str(tmp_path / "nowhere"))
-    with pytest.raises(ExcitorError, match="language model .*vision is neither"):
+    with pytest.raises(ExcitorError, match=r"language model .*vision is neither"):
         ExcitorForConditionalGeneration.from_frozen(folders[1], folders[1])
     make_model().save_pretrained(tmp_path / "nameless")
     with pytest.raises(ExcitorError, match="does not name its language model"):
         ExcitorForConditionalGeneration.from_pretrained(tmp_path / "nameless")
-    with pytest.raises(ExcitorError, match="vision_width|does not fit"):
+    with pytest.raises(ExcitorError, match=r"vision_width|does not fit"):
         ExcitorForConditionalGeneration.from_pretrained(
             tmp_path / "nameless", language_model=make_llama(), vision_model=make_encoder(hidden_size=32)
         )
