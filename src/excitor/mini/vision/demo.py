@@ -20,6 +20,7 @@ from excitor.mini.vision.lessons import TESTS, Lessons, make_lessons
 from excitor.mini.vision.train import encode_rows, train_channel
 from excitor.mini.vision.words import retain_pages
 from excitor.vision import ExcitorForConditionalGeneration
+from excitor.vision.encoder import read_vision_config
 
 
 STEPS = 900
@@ -83,7 +84,8 @@ def run_vision_demo(
 
 def adapter_config() -> ExcitorConfig:
     """Visual prompts alone: without a picture, nothing is added to any key."""
-    return ExcitorConfig(num_prompts=0, num_local_prompts=0, task_type="CAUSAL_LM")
+    width = read_vision_config(str(ENCODER_DIR)).hidden_size
+    return ExcitorConfig(num_prompts=0, num_local_prompts=0, vision_width=width, task_type="CAUSAL_LM")
 
 
 def link() -> ExcitorForConditionalGeneration:
