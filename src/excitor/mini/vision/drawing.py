@@ -41,12 +41,12 @@ def _layout(scene: Scene, rng: random.Random) -> list[tuple[Thing, tuple[float, 
         if scene.relation == "above":
             centres = [(y, x) for x, y in centres]
         return [
-            (thing, centre, rng.uniform(5, 6.5))
+            (thing, centre, rng.uniform(5.5, 6.8))
             for thing, centre in zip((scene.first, scene.second), centres, strict=True)
         ]
     cells = rng.sample([(8.5, 8.5), (23.5, 8.5), (8.5, 23.5), (23.5, 23.5)], scene.count)
-    radius = rng.uniform(5, 6.5)
-    return [(scene.thing, (x + rng.uniform(-1.5, 1.5), y + rng.uniform(-1.5, 1.5)), radius) for x, y in cells]
+    radius = rng.uniform(5.5, 6.8)
+    return [(scene.thing, (x + rng.uniform(-0.8, 0.8), y + rng.uniform(-0.8, 0.8)), radius) for x, y in cells]
 
 
 def _draw(
