@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=2 python scripts/pretrain_mini_encoder.py
 
-Two tasks, neither of which needs words. It paints what is hidden from it: two fifths of the patches of a picture are blanked,
-and it has to give the pixels of all of them. And it recognises a picture that was moved, turned and scaled a little
-among others, by its class token. A penalty keeps the features uncorrelated and of one scale, so that a shape is as plain to read
-as a colour, of which there are more pixels. No caption, no label and no held-out digit goes in.
+Two tasks, neither of which needs words. It paints what is hidden from it: two fifths of the patches of a picture are
+blanked, and it has to give the pixels of all of them. And it recognises a picture that was moved, turned and scaled a
+little among others, by its class token. A penalty keeps the features uncorrelated and of one scale, so that a shape is
+as plain to read as a colour, of which there are more pixels. No caption, no label and no held-out digit goes in.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import torch
-from pretrain_mini import rate_factor
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
@@ -23,6 +22,7 @@ from excitor.mini.vision import ENCODER_DIR
 from excitor.mini.vision.digits import TRAINED, jitter, load_digits
 from excitor.mini.vision.drawing import SIZE, draw_scene
 from excitor.mini.vision.scenes import all_scenes
+from pretrain_mini import rate_factor
 
 
 PATCH = 8
@@ -32,8 +32,8 @@ HIDDEN_SHARE = 0.4
 POOL = 12_000  # pictures that are drawn once and come back in another order
 MATRIX_RATE, REST_RATE = 0.02, 0.003
 
-# With their weights: squared error of all normalised pixels; cross-entropy, in nats, of finding a picture's other view; squared
-# distance of the features' covariance from the identity, by their number.
+# With their weights: squared error of all normalised pixels; cross-entropy, in nats, of finding a picture's other
+# view; squared distance of the features' covariance from the identity, by their number.
 LOSSES = {"painting": 1.0, "recognition": 0.1, "redundancy": 0.1}
 TEMPERATURE = 0.2
 
@@ -155,14 +155,14 @@ def card(seed: int, steps: int, loss: str, seconds: float) -> str:
     """The README that travels with the weights."""
     return f"""# excitor mini encoder
 
-A vision transformer of CLIP's shape with about 160,000 parameters, for pictures of {SIZE} x {SIZE} pixels: drawn scenes
-and handwritten digits (docs/vision-demo.md). It was trained without captions or labels, to paint blanked patches and to
-recognise pictures that were moved. Apache-2.0, like the rest of the repository; the digits are those that scikit-learn
-brings along (UCI, CC BY 4.0), of which the last 450 were kept from it.
+A vision transformer of CLIP's shape with about 180,000 parameters, for pictures of {SIZE} x {SIZE} pixels:
+drawn scenes and handwritten digits (docs/vision-demo.md). It was trained without captions or labels,
+to paint blanked patches and to recognise pictures that were moved. Apache-2.0, like the rest of the repository; the
+digits are those that scikit-learn brings along (UCI, CC BY 4.0), of which the last 450 were kept from it.
 
 Made by `python scripts/pretrain_mini_encoder.py --seed {seed} --steps {steps}`: {steps} steps of {BATCH_SIZE} pictures
-in two views, at the end {loss}, {seconds / 60:.0f} minutes on {torch.get_num_threads()} CPU threads
-(torch {torch.__version__}). Stored in fp16.
+in two views, at the end {loss},
+{seconds / 60:.0f} minutes on {torch.get_num_threads()} CPU threads (torch {torch.__version__}). Stored in fp16.
 """
 
 

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 import torch
-from pretrain_mini import make_optimizers, rate_factor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from excitor.mini.tokenizer import make_tokenizer
 from excitor.mini.vision import TEXT_DIR
 from excitor.mini.vision.words import page
+from pretrain_mini import make_optimizers, rate_factor
 
 
 BATCH_SIZE = 64
@@ -79,12 +79,12 @@ def card(seed: int, steps: int, loss: float, seconds: float) -> str:
     """The README that travels with the weights."""
     return f"""# excitor mini text
 
-A LLaMA with about 0.2 million parameters that knows the words for drawn scenes and digits (docs/vision-demo.md). It has
-read generated text alone and never seen a picture. Apache-2.0, like the rest of the repository.
+A LLaMA with about 0.2 million parameters that knows the words for drawn scenes and digits (docs/vision-demo.md).
+It has read generated text alone and never seen a picture. Apache-2.0, like the rest of the repository.
 
 Made by `python scripts/pretrain_mini_text.py --seed {seed} --steps {steps}`: {steps} steps of {BATCH_SIZE} pages,
-final loss {loss:.4f} nats a token, {seconds / 60:.0f} minutes on {torch.get_num_threads()} CPU threads (torch {torch.__version__}).
-Stored in fp16.
+final loss {loss:.4f} nats a token, {seconds / 60:.0f} minutes on {torch.get_num_threads()} CPU threads
+(torch {torch.__version__}). Stored in fp16.
 """
 
 

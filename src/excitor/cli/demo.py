@@ -27,7 +27,9 @@ def demo(
     seed: Annotated[
         int,
         typer.Option(
-            min=0, max=LARGEST_SEED, help="Which half of the world, or of the scenes, is taught, and the order of training."
+            min=0,
+            max=LARGEST_SEED,
+            help="Which half of the world, or of the scenes, is taught, and the order of training.",
         ),
     ] = 0,
     steps: Annotated[
@@ -45,7 +47,8 @@ def demo(
     if export is not None:
         if vision:
             raise ExcitorError(
-                "--export writes the world of the demo without --vision, whose pictures are drawn as it runs: leave one out."
+                "--export writes the world of the demo without --vision, whose pictures are drawn as it runs: "
+                "leave one out."
             )
         if idle := [name for name, value in (("--out", out), ("--steps", steps)) if value is not None]:
             raise ExcitorError(f"{' and '.join(idle)} would do nothing: --export trains nothing. Leave one out.")

@@ -58,15 +58,21 @@ def test_the_text_model_has_a_token_for_each_word(parts):
 
 def test_only_answers_are_learned_and_rows_keep_their_pictures(lessons, parts):
     tokenizer, image_processor = parts
-    pools = [encode_rows(link(), image_processor, rows) for rows in (lessons.captions, lessons.questions, lessons.digits)]
+    pools = [
+        encode_rows(link(), image_processor, rows) for rows in (lessons.captions, lessons.questions, lessons.digits)
+    ]
     batch = make_batch(tokenizer, pools, 16, random.Random(0))
-    feature_rows = {feature.numpy().tobytes(): row for pool in pools for feature, row in zip(pool.features, pool.rows)}
+    pictures = {
+        feature.numpy().tobytes(): row.picture
+        for pool in pools
+        for feature, row in zip(pool.features, pool.rows, strict=True)
+    }
     for tokens, labels, features in zip(batch["input_ids"], batch["labels"], batch["image_features"], strict=True):
         learned = tokenizer.decode(labels[labels != -100])
         prompt = tokenizer.decode(tokens, skip_special_tokens=True).split("Reply:")[0] + "Reply:"
         assert learned.endswith(tokenizer.eos_token)
         # A picture is asked about more than once: its scene must be the one that the answer is about.
-        pictured = feature_rows[features.numpy().tobytes()].picture
+        pictured = pictures[features.numpy().tobytes()]
         answers = {
             (row.asked.prompt, f" {row.asked.answer}{tokenizer.eos_token}")
             for pool in pools

@@ -1,3 +1,4 @@
+import itertools
 import random
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_things_are_drawn_where_the_relation_says(relation, seed):
 
 def test_a_group_has_as_many_things_as_it_says():
     areas = [(pixels(Group(count, Thing("red", "square")), seed=3)[..., 0] > 150).sum() for count in range(1, 5)]
-    for before, after in zip(areas, areas[1:], strict=False):
+    for before, after in itertools.pairwise(areas):
         assert after > before + 40
 
 

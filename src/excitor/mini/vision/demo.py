@@ -51,7 +51,10 @@ def run_vision_demo(
     torch.manual_seed(seed)
     lessons = make_lessons(seed)
     model = link()
-    tokenizer, image_processor = AutoTokenizer.from_pretrained(TEXT_DIR), AutoImageProcessor.from_pretrained(ENCODER_DIR)
+    tokenizer, image_processor = (
+        AutoTokenizer.from_pretrained(TEXT_DIR),
+        AutoImageProcessor.from_pretrained(ENCODER_DIR),
+    )
     parts = {name: _count(part, False) for name, part in model.named_children()}
     console.print(
         f"A LLaMA of {parts['language_model']:,} parameters that has read text alone, and a vision encoder of "
@@ -76,7 +79,9 @@ def run_vision_demo(
         "seconds": {"training": trained - started, "all": time.perf_counter() - started},
     }
     (out / "demo.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    draw({TESTS[name]: (lessons.tests[name][:SHOWN], replies[name][:SHOWN]) for name in FIGURE_TESTS}, out / "demo.png")
+    draw(
+        {TESTS[name]: (lessons.tests[name][:SHOWN], replies[name][:SHOWN]) for name in FIGURE_TESTS}, out / "demo.png"
+    )
     console.print(results_table(result))
     console.print(f"{result['seconds']['all']:.0f} seconds, all included. Pictures and answers: {out / 'demo.png'}")
     return result

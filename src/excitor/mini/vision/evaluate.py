@@ -73,7 +73,9 @@ def text_changes(
     losses: dict[bool, list[torch.Tensor]] = {True: [], False: []}
     largest = 0.0
     for start in range(0, len(texts), batch_size):
-        batch = tokenizer(list(texts[start : start + batch_size]), padding=True, padding_side="right", return_tensors="pt")
+        batch = tokenizer(
+            list(texts[start : start + batch_size]), padding=True, padding_side="right", return_tensors="pt"
+        )
         labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)[:, 1:]
         logits = {True: model(**batch).logits}
         model.disable_adapters()

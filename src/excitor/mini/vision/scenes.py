@@ -1,6 +1,7 @@
 """What is drawn: scenes of one to four equal shapes, and of two different ones in a relation.
 
-Torch-free and picture-free: :mod:`excitor.mini.vision.drawing` draws a scene, :mod:`excitor.mini.vision.words` says it.
+No picture yet, and no torch: :mod:`excitor.mini.vision.drawing` draws a scene,
+:mod:`excitor.mini.vision.words` puts it in words.
 """
 
 import itertools
@@ -49,9 +50,7 @@ def all_scenes() -> list[Scene]:
     """Every combination of attributes: 120 groups and 1,740 pairs."""
     groups = [Group(count, thing) for count in range(1, len(COUNTS) + 1) for thing in THINGS]
     pairs = [
-        Pair(first, relation, second)
-        for relation in RELATIONS
-        for first, second in itertools.permutations(THINGS, 2)
+        Pair(first, relation, second) for relation in RELATIONS for first, second in itertools.permutations(THINGS, 2)
     ]
     return [*groups, *pairs]
 

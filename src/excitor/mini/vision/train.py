@@ -28,7 +28,7 @@ class Rows:
 
 @torch.no_grad()
 def encode_rows(model: Any, image_processor: Any, rows: Sequence[Seen], batch_size: int = 256) -> Rows:
-    """Compute the features of the pictures of ``rows``; one picture is encoded once, however often it is asked about."""
+    """Compute the features of the pictures of ``rows``; one that is asked about several times is encoded once."""
     pictures = {id(row.picture): row.picture for row in rows}
     places = {name: place for place, name in enumerate(pictures)}
     listed = list(pictures.values())
@@ -67,7 +67,9 @@ def train_channel(
     Yields:
         The loss of each step, in nats per answer token.
     """
-    pools = [encode_rows(model, image_processor, rows) for rows in (lessons.captions, lessons.questions, lessons.digits)]
+    pools = [
+        encode_rows(model, image_processor, rows) for rows in (lessons.captions, lessons.questions, lessons.digits)
+    ]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
     schedule = get_cosine_schedule_with_warmup(optimizer, min(WARMUP_STEPS, steps // 2), steps)
