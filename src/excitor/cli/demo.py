@@ -58,9 +58,9 @@ def demo(
     out = out or Path("runs/demo-vision" if vision else "runs/demo")
     check_writable(out)
     if vision:
-        from excitor.mini.vision.demo import run_vision_demo
+        from excitor.mini.vision.demo import VISION_STEPS, run_vision_demo
 
-        run_vision_demo(seed=seed, out=out, **({} if steps is None else {"steps": steps}))
+        run_vision_demo(seed=seed, steps=steps or VISION_STEPS, out=out)
         return
     from excitor.mini.demo import STEPS, run_demo
 

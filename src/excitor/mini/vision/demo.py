@@ -23,14 +23,14 @@ from excitor.vision import ExcitorForConditionalGeneration
 from excitor.vision.encoder import read_vision_config
 
 
-STEPS = 900
+VISION_STEPS = 900
 RETAIN_PAGES = 200
 SHOWN = 8  # pictures in the figure, of each of its tests
 FIGURE_TESTS = ("captions unseen", "questions unseen", "digits")
 
 
 def run_vision_demo(
-    console: Console | None = None, seed: int = 0, steps: int = STEPS, out: Path = Path("runs/demo-vision")
+    console: Console | None = None, seed: int = 0, steps: int = VISION_STEPS, out: Path = Path("runs/demo-vision")
 ) -> dict[str, Any]:
     """Train the link on captions, questions and digits, and test it on combinations and pictures never shown.
 

@@ -2,6 +2,7 @@
 
 import functools
 import random
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,7 +27,7 @@ def load_digits() -> tuple[list[Image.Image], list[int]]:
         raise ExcitorError(
             "The handwritten digits come with scikit-learn, which is not installed: pip install 'excitor[demo]'."
         ) from error
-    found = datasets.load_digits()
+    found: Any = datasets.load_digits()
     pictures = [
         Image.fromarray((image * 15.9).astype(np.uint8)).resize((SIZE, SIZE), Image.Resampling.BICUBIC).convert("RGB")
         for image in found.images
