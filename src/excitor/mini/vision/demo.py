@@ -123,15 +123,15 @@ def examine(
 
 def results_table(result: dict[str, Any]) -> Table:
     """What is answered about pictures, and what became of text without them."""
-    view = Table("share right, greedy, exact match", box=SIMPLE)
-    for column in ("looking", "another's picture", "no picture", "best guess, blind"):
+    view = Table("share right, by the picture looked at", box=SIMPLE)
+    for column in ("looking", "other", "none", "guess"):
         view.add_column(column, justify="right")
     for name, title in TESTS.items():
         view.add_row(title, *(f"{share:.3f}" for share in result["accuracy"][name].values()))
     view.add_section()
     changes, parameters = result["text"], result["parameters"]
-    view.add_row("text without pictures: loss, change in nats per token", f"{changes['loss']:+.4f}")
-    view.add_row("text without pictures: largest change of a logit", f"{changes['logits']:g}")
+    view.add_row("text alone: loss, change in nats", f"{changes['loss']:+.4f}")
+    view.add_row("text alone: largest change of a logit", f"{changes['logits']:g}")
     view.add_row("trainable parameters", f"{parameters['trainable']:,}")
     return view
 

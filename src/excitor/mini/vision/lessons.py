@@ -43,11 +43,11 @@ class Lessons:
 
 
 TESTS = {
-    "captions seen": "captions: combinations seen in training, new drawings",
-    "captions unseen": "captions: combinations never seen",
-    "captions unseen things": "captions: with a colour and shape never seen together",
-    "questions unseen": "questions about scenes, combinations never seen",
-    "digits": "handwritten digits, held-out pictures",
+    "captions seen": "captions: seen combinations",
+    "captions unseen": "captions: unseen combinations",
+    "captions unseen things": "captions: unseen colour + shape",
+    "questions unseen": "questions: unseen combinations",
+    "digits": "digits: held-out pictures",
 }
 
 
