@@ -13,13 +13,17 @@ CONTRACT := $(wildcard tests/test_*.py) tests/families tests/peft_paths \
 	tests/train tests/preservation tests/cli
 BACKENDS := bitsandbytes torchao optimum-quanto hqq
 
-.PHONY: demo test test-peft test-versions test-quantised check fix bench clean
+.PHONY: demo test test-gpu test-peft test-versions test-quantised check fix bench clean
 
 demo: $(READY)
 	$(BIN)/excitor demo
 
 test: $(READY)
 	$(BIN)/pytest -n auto
+
+test-gpu: $(READY)
+	$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make test-gpu needs a CUDA device")'
+	$(BIN)/pytest -m "not slow" tests/kernels tests/test_recompute.py tests/test_implementation.py
 
 test-versions: .venv-oldest/.ready .venv-newest/.ready
 	.venv-oldest/bin/pytest -n auto $(CONTRACT)

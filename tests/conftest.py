@@ -8,8 +8,14 @@ from dataclasses import replace
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-import pytest
 import torch
+
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU; read when triton is imported, as below
+
+import datasets
+import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from excitor.mini.lessons import Lessons, make_lessons
@@ -22,6 +28,13 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     set_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is read from, or left in, the user's own cache of data."""
+    folder = str(tmp_path_factory.mktemp("cache"))
+    os.environ["HF_DATASETS_CACHE"] = datasets.config.HF_DATASETS_CACHE = folder
 
 
 @pytest.fixture

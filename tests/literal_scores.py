@@ -45,12 +45,13 @@ class Adapter:
 
 
 @contextmanager
-def literal_scores(model: nn.Module, adapted: PeftModel) -> Iterator[None]:
+def literal_scores(model: nn.Module, adapted: PeftModel, rotated: bool = True) -> Iterator[None]:
     """Within it the model computes the paper's formula.
 
     Args:
         model: A frozen model with eager attention.
         adapted: The same model with the adapter to compute it with.
+        rotated: Whether ``K_e`` is rotated as the key is.
     """
     with ExitStack() as stack:
         for path, layer in excitor_layers(adapted).items():
@@ -60,7 +61,7 @@ def literal_scores(model: nn.Module, adapted: PeftModel) -> Iterator[None]:
             if latent:
                 stack.callback(model.get_submodule(name).register_forward_pre_hook(_read_latent).remove)
             file = sys.modules[type(attention).__module__]
-            for function in ROTARY:
+            for function in ROTARY if rotated else ():
                 if isinstance(getattr(file, function, None), FunctionType):
                     stack.enter_context(mock.patch.object(file, function, _Rotary(getattr(file, function))))
         yield

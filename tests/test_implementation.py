@@ -1,9 +1,11 @@
+import functools
+
 import pytest
 import torch
 from torch import nn
 
 from excitor import ExcitorConfig, ExcitorError, ExcitorLayer
-from excitor.implementation import VARIABLE, chosen
+from excitor.implementation import VARIABLE, _compiled, chosen
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +28,39 @@ def test_the_variable_decides_what_runs(monkeypatch, value: str, folds: int) -> 
 
 
 def test_another_value_is_refused(monkeypatch) -> None:
-    monkeypatch.setenv(VARIABLE, "triton")
-    with pytest.raises(ExcitorError, match="EXCITOR_IMPL must be one of auto, eager, got 'triton'"):
+    monkeypatch.setenv(VARIABLE, "cuda")
+    with pytest.raises(ExcitorError, match="EXCITOR_IMPL must be one of auto, triton, compile, eager, got 'cuda'"):
         chosen()
+
+
+def test_triton_where_it_cannot_be_had_is_refused_and_the_other_choices_named(monkeypatch) -> None:
+    monkeypatch.setenv(VARIABLE, "triton")
+    monkeypatch.setattr("excitor.kernels.support.lacks", lambda folded, dtype: "it is missing")
+    layer = ExcitorLayer(nn.Linear(10, 12), head_dim=4)
+    layer.update_layer("default", ExcitorConfig())
+    with pytest.raises(ExcitorError, match=r"=triton cannot be had: it is missing\. .* are auto, compile, eager\."):
+        layer(torch.randn(2, 10))
+
+
+@pytest.mark.parametrize("null_prompt", [False, True])
+def test_compiled_operations_give_the_same_key_and_gradients(monkeypatch, null_prompt: bool) -> None:
+    """With dynamo's own backend, as the default one takes half a minute; the code that is compiled is the same."""
+    _compiled.cache_clear()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    layer = ExcitorLayer(nn.Linear(10, 12), head_dim=4)
+    layer.update_layer("default", ExcitorConfig(init_weights=False, r=3, num_prompts=5, null_prompt=null_prompt))
+    compiles, results = torch._dynamo.utils.counters["stats"], {}
+    for implementation in ("compile", "eager"):
+        monkeypatch.setenv(VARIABLE, implementation)
+        chosen.cache_clear()
+        before = compiles["unique_graphs"]
+        for tokens in (7, 9, 12):
+            x = torch.linspace(-1, 1, 2 * tokens * 10).view(2, tokens, 10).requires_grad_()
+            out = layer(x)
+            leaves = [x, *(p for name, p in layer.named_parameters() if "excitor_" in name)]
+            results[implementation, tokens] = [out, *torch.autograd.grad(out.square().sum(), leaves)]
+        assert (compiles["unique_graphs"] > before) == (implementation == "compile")
+    for tokens in (7, 9, 12):
+        for found, expected in zip(results["compile", tokens], results["eager", tokens], strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    _compiled.cache_clear()

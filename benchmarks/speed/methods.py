@@ -10,7 +10,7 @@ from peft import AdaptionPromptConfig, LoraConfig, PrefixTuningConfig, TaskType,
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from excitor import ExcitorConfig
+from excitor import BottleneckConfig, ExcitorConfig
 from excitor.implementation import VARIABLE, chosen
 
 
@@ -104,11 +104,13 @@ def make_methods(size: Size, device: str) -> dict[str, Callable[[], Method]]:
     rank = round(wanted / (size.layers * (3 * size.width + size.key_width)))  # q: C + C, v: C + C_kv
     virtual = round(wanted / (size.layers * 2 * size.key_width))
     length = round(wanted / (size.layers * size.width))
+    width = round(wanted / (size.layers * 2 * size.width))
     task = TaskType.CAUSAL_LM
     excitor = ExcitorConfig(task_type=task, gate_init_std=0.1)
     lora = LoraConfig(task_type=task, r=rank, target_modules=["q_proj", "v_proj"])
     prefix = PrefixTuningConfig(task_type=task, num_virtual_tokens=virtual)
     adaption = AdaptionPromptConfig(task_type=task, adapter_len=length, adapter_layers=size.layers)
+    pfeiffer = BottleneckConfig(task_type=task, bottleneck_size=width, target_modules=["down_proj"])
     return {
         "base": lambda: Method(make_base(size, device).requires_grad_(False), trains=False),
         "Excitor, as written": lambda: Method(adapted(excitor), "eager"),
@@ -116,5 +118,6 @@ def make_methods(size: Size, device: str) -> dict[str, Callable[[], Method]]:
         f"LoRA q,v r={rank}": lambda: Method(adapted(lora)),
         f"prefix tuning {virtual}": lambda: Method(adapted(prefix)),
         f"adaption prompt {length}": lambda: Method(adapted(adaption)),
+        f"bottleneck adapter {width}": lambda: Method(adapted(pfeiffer)),
         "full fine-tuning": lambda: Method(make_base(size, device)),
     }

@@ -63,11 +63,11 @@ def main() -> None:
             case = measure(models, size, pictures, tokens, arguments.rounds, clock)
             results["cases"].append({"pictures": pictures, "tokens": tokens, **case})
             print(f"{pictures} x {tokens} tokens done", file=sys.stderr)
-    Console(width=120).print(table(results))
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
         (arguments.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
         plot(results, arguments.output / "plot.svg")
+    Console(width=120).print(table(results))
 
 
 def make_models(size: Size, device: str) -> dict[str, nn.Module]:

@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if "excitor_cli" not in sys.modules:
     from . import registration  # isort: skip  # noqa: F401  (looks at PEFT before anything is built on it)
     from .model import ExcitorModel  # isort: skip  (registers the method)
+    from .bottleneck import BottleneckConfig
     from .checkpoint import load_adapter, save_adapter
     from .combined import CombinedConfig
     from .config import ExcitorConfig
@@ -24,6 +25,7 @@ if "excitor_cli" not in sys.modules:
     from .layer import ExcitorLayer, gates, set_strength
 
 __all__ = [
+    "BottleneckConfig",
     "CombinedConfig",
     "ExcitorConfig",
     "ExcitorError",

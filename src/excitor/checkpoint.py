@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
+from . import bottleneck as _bottleneck  # noqa: F401  (registers it)
 from . import combined as _combined  # noqa: F401  (registers it, and Excitor)
 from .errors import ExcitorError
 from .materialize import materialized
@@ -89,12 +90,15 @@ def load_adapter(
         bits: Load the base in 4 or 8 bits, or in full with None; ``"auto"`` is how ``excitor train`` had loaded it.
 
     Returns:
-        The adapted model in evaluation mode, and the tokenizer saved with the adapter, else the base's.
+        The adapted model in evaluation mode, with its vision encoder if it was trained to see, and the tokenizer
+        saved with the adapter, else the base's.
 
     Raises:
         ExcitorError: The adapter or its base cannot be found, they do not fit each other, or the base cannot be loaded
             in so many bits.
     """
+    from .vision.loading import read_sight, sees, with_encoder
+
     config = read_adapter_config(directory)
     base = base or config.base_model_name_or_path
     if base is None:
@@ -114,8 +118,10 @@ def load_adapter(
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ExcitorError(f"{source} has no usable tokenizer: {str(error).splitlines()[0]}.") from error
-    model = attach_adapter(load_base(base, dtype, width, device), directory)
-    return model.to(device).eval(), tokenizer
+    model = load_base(base, dtype, width, device)
+    if sees(directory):
+        model = with_encoder(model, read_sight(directory))
+    return attach_adapter(model, directory).to(device).eval(), tokenizer
 
 
 def attach_adapter(model: "PreTrainedModel", directory: str) -> PeftModel:

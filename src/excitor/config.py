@@ -1,14 +1,17 @@
 """The configuration of the method: what PEFT stores in adapter_config.json."""
 
-import math
-import re
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 from peft import PeftConfig, PeftType
 
+from .checks import check_choice as _check_choice
+from .checks import check_count as _check_count
+from .checks import check_number as _check_number
+from .checks import check_pattern as _check_pattern
 from .errors import ExcitorError
 from .registration import get_pattern_key
+from .rope import ROPE
 
 
 GENERATORS = ("table", "mlp")
@@ -57,6 +60,12 @@ class ExcitorConfig(PeftConfig):
     )
     temperature: float = field(
         default=1.0, metadata={"help": "Of the softmax over the prompts; higher spreads it over more of them."}
+    )
+    rope: str = field(
+        default="before",
+        metadata={
+            "help": "Where terms meet keys that a model rotates: before, and are rotated too, or after, and are not."
+        },
     )
     gate: str = field(
         default="head", metadata={"help": "Gates: head (one per key head, as in the paper), layer (one) or none."}
@@ -165,6 +174,7 @@ class ExcitorConfig(PeftConfig):
         if self.head_dim is not None:
             _check_count("head_dim", self.head_dim, 1)
         _check_choice("generator", self.generator, GENERATORS)
+        _check_choice("rope", self.rope, ROPE)
         _check_choice("gate", self.gate, GATES)
         _check_choice("key_layout", self.key_layout, (None, *KEY_LAYOUTS))
         _check_choice("init_weights", self.init_weights, (True, False, "identity"))
@@ -231,35 +241,3 @@ class ExcitorConfig(PeftConfig):
             "init_weights": True,
         }
         return cls(**(preset | changes))
-
-
-def _check_count(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ExcitorError(f"{name} must be a whole number of at least {least}, got {value!r}.")
-
-
-def _check_pattern(name: str, pattern: object, least: int) -> None:
-    if not isinstance(pattern, dict):
-        raise ExcitorError(f"{name} must map module names or regular expressions to whole numbers, got {pattern!r}.")
-    for key, value in cast(dict[object, object], pattern).items():
-        try:
-            re.compile(cast(str, key))
-        except (re.error, TypeError) as error:
-            raise ExcitorError(f"{name} has {key!r}, which is no regular expression: {error}.") from error
-        _check_count(f"{name}[{key!r}]", value, least)
-
-
-def _check_number(name: str, value: object, above: float = -math.inf, at_least: float = -math.inf) -> None:
-    if (
-        not isinstance(value, int | float)
-        or isinstance(value, bool)
-        or not math.isfinite(value)
-        or not (value > above and value >= at_least)
-    ):
-        bound = f" above {above}" if above > -math.inf else f" of at least {at_least}" if at_least > -math.inf else ""
-        raise ExcitorError(f"{name} must be a finite number{bound}, got {value!r}.")
-
-
-def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
-        raise ExcitorError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}.")

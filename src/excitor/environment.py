@@ -22,7 +22,7 @@ def describe_environment(sources: Iterable[str], rows: Dataset, seed: int) -> di
 
     Args:
         sources: The data and retention sources as given; those that are local files are hashed.
-        rows: Encoded rows, ``input_ids`` and ``labels``: the data as the model saw it.
+        rows: Encoded rows, ``input_ids`` and ``labels``, and numbers of ``pictures``: the data as the model saw it.
         seed: Of the run.
     """
     return describe_machine() | {
@@ -77,6 +77,7 @@ def _hash_file(path: Path) -> str:
 
 def _hash_rows(rows: Dataset) -> str:
     digest = hashlib.sha256()
-    for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True):
-        digest.update(array("q", [len(ids), *ids, *labels]).tobytes())
+    pictures = rows["pictures"] if "pictures" in rows.column_names else [[]] * len(rows)
+    for ids, labels, seen in zip(rows["input_ids"], rows["labels"], pictures, strict=True):
+        digest.update(array("q", [len(ids), *ids, *labels, *seen]).tobytes())
     return digest.hexdigest()

@@ -81,6 +81,42 @@ def folded_term(z: Tensor, folded: Folded) -> Tensor:
     return torch.bmm(rows.transpose(0, 1), folded.values).transpose(0, 1).flatten(1)
 
 
+def folded_gradients(needed: tuple[bool, ...], z: Tensor, folded: Folded, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of z and of the three tensors of ``folded``, from z and the gradient of the term.
+
+    Args:
+        needed: Of which of the four; None stands for the others.
+        z: As in :func:`folded_term`.
+        folded: As in :func:`folded_term`.
+        grad: ``(N, G * d)``, of any floating dtype.
+    """
+    heads, _, head_dim = folded.values.shape
+    grad = grad.reshape(-1, heads, head_dim).to(z.dtype).transpose(0, 1)  # (G, N, d)
+    weights, local = prompt_weights(z, folded)
+    values_grad = row_weights(z, weights, folded).permute(1, 2, 0) @ grad if needed[2] else None
+    rows_grad, local_rows_grad = split_rows((grad @ folded.values.transpose(1, 2)).transpose(0, 1), z, folded)
+    weights_grads = [rows_grad]
+    if local_rows_grad is not None:
+        weights_grads.append((local_rows_grad * z[:, None, None]).sum(-1))
+    if folded.null_bias is not None:
+        weights_grads.append(rows_grad.new_zeros(*rows_grad.shape[:2], 1))
+    moved = weights * torch.cat(weights_grads, -1)
+    prompts_grad = moved - weights * moved.sum(-1, keepdim=True)  # behind the softmax
+    scores_grad, local_grad, null_grad = split_prompts(prompts_grad, folded)
+    z_grad: Tensor | float = 0.0
+    if local is not None and local_rows_grad is not None:
+        _, local_weights, _ = split_prompts(weights, folded)
+        z_grad = (local_weights[..., None] * local_rows_grad + local_grad[..., None] * local).sum((1, 2))
+        scores_grad = torch.cat([scores_grad, (local_grad[..., None] * z[:, None, None]).flatten(2)], -1)
+    scores_grad = scores_grad.flatten(1)
+    return (
+        scores_grad @ folded.scores.T + z_grad if needed[0] else None,
+        z.T @ scores_grad if needed[1] else None,
+        values_grad,
+        null_grad.sum((0, 2)) if needed[3] else None,
+    )
+
+
 def prompt_weights(z: Tensor, folded: Folded) -> tuple[Tensor, Tensor | None]:
     """Attention over the prompts, and what the scores of local prompts are made of.
 

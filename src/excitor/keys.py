@@ -23,7 +23,7 @@ def in_text_part(model: nn.Module, key: str) -> bool:
     text = text_config(model)
     if text is None or text is getattr(model, "config", None):
         return True
-    return getattr(_nearest_config(model, key), "model_type", None) == text.model_type
+    return getattr(nearest_config(model, key), "model_type", None) == text.model_type
 
 
 def place(config: ExcitorConfig, model: nn.Module, key: str) -> tuple[int, Placement, nn.Module | None]:
@@ -49,7 +49,7 @@ def place(config: ExcitorConfig, model: nn.Module, key: str) -> tuple[int, Place
             f"{key} is a {type(linear).__name__}, not a linear projection (a module with in_features and "
             "out_features): target_modules must name the layers that make the attention keys."
         )
-    out_features, details = sizes[1], _nearest_config(model, key)
+    out_features, details = sizes[1], nearest_config(model, key)
     heads = getattr(details, "num_attention_heads", None)
     family = FAMILIES.get(getattr(details, "model_type", ""))
     if family is None or not f".{key}".endswith(f".{family.key_projection}"):
@@ -73,7 +73,7 @@ def place(config: ExcitorConfig, model: nn.Module, key: str) -> tuple[int, Place
     return config.head_dim or size, placement, norm
 
 
-def _nearest_config(model: nn.Module, key: str) -> Any:
+def nearest_config(model: nn.Module, key: str) -> Any:
     """Configuration of the innermost model that a module belongs to; None outside of transformers."""
     while key:
         key = key.rpartition(".")[0]

@@ -12,12 +12,14 @@ from .config import ExcitorConfig
 from .errors import ExcitorError
 from .fold_cache import FoldCache
 from .folded import Folded
+from .functional import Prompts
 from .generator import PromptGenerator, PromptMLP, PromptTable
-from .implementation import chosen
+from .implementation import as_written, backend
 from .mixed_batch import by_row
 from .placement import InProjection, Placement
 from .processor import PromptProcessor
 from .recompute import adapter_term, adapter_term_seeing
+from .rope import Rotation
 from .visual import Pictures, VisualPrompts, seen
 
 
@@ -46,7 +48,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
     """
 
     adapter_layer_names = ("excitor_generator", "excitor_processor", "excitor_visual")
-    other_param_names = ("excitor_strength", "excitor_folded")
+    other_param_names = ("excitor_strength", "excitor_folded", "excitor_unrotated")
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         self._disable_adapters = False
         self.merged_adapters = []  # always empty: PEFT asks for it
         self._norm_hook = self.placement.follow(norm) if norm is not None else None
+        self.excitor_unrotated: dict[str, Rotation] = {}
 
     def update_layer(self, adapter_name: str, config: ExcitorConfig, seeds: nn.Parameter | None = None) -> None:
         """Create the parameters of a new adapter.
@@ -127,26 +130,42 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         self._move_adapter_to_device_of_base_layer(adapter_name, keep_dtype=base_dtype != torch.float64)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
+    def leave_unrotated(self, adapter_name: str, attention: nn.Module) -> None:
+        """Let the terms of an adapter be what they are behind the rotary embedding, not before it.
+
+        Args:
+            adapter_name: Its name.
+            attention: The module that is called with the angles.
+        """
+        shared = next(iter(self.excitor_unrotated.values()), None)
+        self.excitor_unrotated[adapter_name] = shared or Rotation(attention)
+
     def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
         """Output of the base layer for ``(..., C)``, in its dtype, with the terms where ``placement`` has them.
 
         ``adapter_names`` gives each row of the batch its own adapter, see :mod:`excitor.mixed_batch`.
         """
-        return self.placement.leave(self.base_layer(x, *args, **kwargs), self._terms(x, adapter_names))
-
-    def _terms(self, x: Tensor, adapter_names: list[str] | None) -> list[Tensor]:
-        """Terms of the adapters at work, ``(..., G * d)``."""
-        if self.disable_adapters:
-            return []
+        output = self.base_layer(x, *args, **kwargs)
         # Adding zeros could still change the sign of a zero: at strength 0 the base is exact.
         at_work = [name for name, strength in self.excitor_strength.items() if strength != 0 and self._acts(name)]
+        if self.disable_adapters:
+            return output
         if adapter_names is not None:
-            return by_row(self._strong_term, x, [name if name in at_work else None for name in adapter_names])
-        return [self._strong_term(name, x) for name in self.active_adapters if name in at_work]
+            rows = [name if name in at_work else None for name in adapter_names]
+            return self.placement.leave(output, by_row(self._strong_term, x, rows))
+        names = [name for name in self.active_adapters if name in at_work]
+        if not self.placement.is_output or as_written() or any(self._needs_term(name, x) for name in names):
+            return self.placement.leave(output, [self._strong_term(name, x) for name in names])
+        key = output
+        for name in names:
+            key = self._folded_term(name, x, key)
+        return self.placement.told(output, key)
 
     def _strong_term(self, adapter_name: str, x: Tensor) -> Tensor:
         """The term of one adapter at its strength."""
         term, strength = self.term(adapter_name, x), self.excitor_strength[adapter_name]
+        if adapter_name in self.excitor_unrotated:
+            term = self.excitor_unrotated[adapter_name].undo(term, self.num_heads)
         return term if strength == 1 else strength * term
 
     def _move_adapter_to_device_of_base_layer(
@@ -176,18 +195,26 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         generator, processor = self.parts(adapter_name)
         if not self._acts(adapter_name):
             return processor.A.new_zeros(*x.shape[:-1], self.num_heads * self.head_dim)
-        # A compiler decides by itself what to keep, and must see the parameters: a cache would outlive a hot swap.
-        eager = torch.compiler.is_compiling() or chosen() == "eager"
         if (pictures := self._pictures(adapter_name, x)) is not None:
-            return self._term_seeing(adapter_name, x, pictures, eager or torch.is_grad_enabled())
-        return processor.term(x, generator) if eager else adapter_term(x, processor.A, self._folded(adapter_name))
+            return self._term_seeing(adapter_name, x, pictures)
+        return processor.term(x, generator) if as_written() else self._folded_term(adapter_name, x)
 
-    def _term_seeing(self, adapter_name: str, x: Tensor, pictures: Pictures, eager: bool) -> Tensor:
+    def _needs_term(self, adapter_name: str, x: Tensor) -> bool:
+        """Whether something happens to the term before it is added to the key."""
+        strong = self.excitor_strength[adapter_name] != 1
+        return strong or adapter_name in self.excitor_unrotated or self._pictures(adapter_name, x) is not None
+
+    def _folded_term(self, adapter_name: str, x: Tensor, key: Tensor | None = None) -> Tensor:
+        """The same from what the adapter folds to; with a key the sum of both, in the key's dtype."""
+        a, folded = self.parts(adapter_name)[1].A, self._folded(adapter_name)
+        return adapter_term(x, a, folded, key, backend(folded, a.dtype if key is None else key.dtype))
+
+    def _term_seeing(self, adapter_name: str, x: Tensor, pictures: Pictures) -> Tensor:
         """The term where the batch comes with pictures."""
         generator, processor = self.parts(adapter_name)
         maps, rows = cast(VisualPrompts, self.excitor_visual[adapter_name]), x.flatten(1, -2)
-        if eager:
-            term = processor.term(rows, generator, pictures.prompts(maps, len(x)))
+        if as_written() or torch.is_grad_enabled():
+            term = processor.term(rows, generator, self.visual_prompts(adapter_name, x))
         else:
             folded = pictures.folded(maps, processor, len(x))
             term = adapter_term_seeing(rows, processor.A, self._folded(adapter_name), folded)
@@ -198,6 +225,17 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         generator, _ = self.parts(adapter_name)
         learnable = generator.num_prompts or generator.num_local_prompts
         return bool(learnable) or (adapter_name in self.excitor_visual and seen() is not None)
+
+    def visual_prompts(self, adapter_name: str, x: Tensor) -> Prompts | None:
+        """Those that an adapter makes of the pictures the batch comes with; None without any.
+
+        Args:
+            adapter_name: Its name.
+            x: The layer's input, ``(B, ..., C)``.
+        """
+        if (pictures := self._pictures(adapter_name, x)) is None:
+            return None
+        return pictures.prompts(cast(VisualPrompts, self.excitor_visual[adapter_name]), len(x))
 
     def _pictures(self, adapter_name: str, x: Tensor) -> Pictures | None:
         """The pictures that the batch comes with; None without any, or if the adapter makes nothing of them."""
@@ -235,12 +273,9 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
             ``(..., G, K)``: global, local and visual prompts, then the null prompt, each if there are any.
         """
         generator, processor = self.parts(adapter_name)
-        features, pictures = processor.features(x), self._pictures(adapter_name, x)
+        features, visual = processor.features(x), self.visual_prompts(adapter_name, x)
         groups = generator(features)
-        if pictures is not None:
-            maps = cast(VisualPrompts, self.excitor_visual[adapter_name])
-            groups.append(pictures.prompts(maps, len(x)))
-        return processor.weights(features, groups)
+        return processor.weights(features, groups if visual is None else [*groups, visual])
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Raise: the method has no merged form."""
@@ -254,6 +289,8 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
             self.merge(safe_merge, adapter_names)
         if self._norm_hook is not None:
             self._norm_hook.remove()
+        for rotation in self.excitor_unrotated.values():
+            rotation.hook.remove()
         return self.get_base_layer()
 
     def __repr__(self) -> str:

@@ -13,10 +13,11 @@ from .config import ExcitorConfig
 from .errors import ExcitorError
 from .families import FAMILIES
 from .generator import PromptMLP
-from .keys import in_text_part, place, text_config
+from .keys import in_text_part, nearest_config, place, text_config
 from .layer import NO_MERGE, ExcitorLayer, excitor_layers
 from .mixed_batch import mixed_batch
 from .registration import get_pattern_key, register
+from .rope import check_rotation
 
 
 class ExcitorModel(BaseTuner):
@@ -76,6 +77,8 @@ class ExcitorModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         peft_config = peft_config.of_layer(current_key)
+        if peft_config.rope == "after":
+            check_rotation(getattr(nearest_config(self.model, current_key), "model_type", None))
         head_dim, placement, norm = place(peft_config, self.model, current_key)
         if isinstance(target, ExcitorLayer):
             if head_dim != target.head_dim or not placement.same_as(target.placement):
@@ -83,10 +86,14 @@ class ExcitorModel(BaseTuner):
                     f"{current_key} carries adapters for key heads of size {target.head_dim}, and this one is for "
                     f"heads of size {head_dim}, or for another key_layout: adapters of a layer must agree in both."
                 )
-            target.update_layer(adapter_name, peft_config, self._seeds(adapter_name))
-            return
-        layer = ExcitorLayer(target, head_dim, placement, norm)
+            layer = target
+        else:
+            layer = ExcitorLayer(target, head_dim, placement, norm)
         layer.update_layer(adapter_name, peft_config, self._seeds(adapter_name))
+        if peft_config.rope == "after":
+            layer.leave_unrotated(adapter_name, self.model.get_submodule(current_key.rpartition(".")[0]))
+        if layer is target:
+            return
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # a further adapter does not train before it is activated
         self._replace_module(parent, target_name, layer, target)

@@ -27,6 +27,11 @@ class Placement(ABC):
     def __init__(self, key_features: int) -> None:
         self.key_features = key_features
 
+    @property
+    def is_output(self) -> bool:
+        """Whether the projection's output is the key and nothing else, and terms are added to it at once."""
+        return False
+
     @abstractmethod
     def leave(self, output: Tensor, terms: Sequence[Tensor]) -> Tensor:
         """What leaves the projection.
@@ -52,7 +57,8 @@ class Placement(ABC):
         """Whether a term of the one is a term of the other: adapters of one projection share its placement."""
         return type(self) is type(other) and self.key_features == other.key_features
 
-    def _told(self, before: Tensor, after: Tensor) -> Tensor:
+    def told(self, before: Tensor, after: Tensor) -> Tensor:
+        """The key with its terms, which ``watch`` is told of."""
         if self.watch is not None:
             self.watch(before, after)
         return after
@@ -74,15 +80,20 @@ class InProjection(Placement):
         super().__init__(groups * self.width)
         self._parts = [start, self.width, block - start - self.width]
 
+    @property
+    def is_output(self) -> bool:
+        """See :attr:`Placement.is_output`."""
+        return self._parts == [0, self.width, 0]
+
     def leave(self, output: Tensor, terms: Sequence[Tensor]) -> Tensor:
         """The output with the terms added to its key."""
         if not terms:
-            return self._told(output, output)
-        if self.key_features == output.shape[-1]:
-            return self._told(output, _add(output, terms))
+            return self.told(output, output)
+        if self.is_output:
+            return self.told(output, _add(output, terms))
         before, key, after = output.unflatten(-1, (self.groups, -1)).split(self._parts, dim=-1)
         key = _add(key, [term.unflatten(-1, (self.groups, -1)) for term in terms])
-        return self._told(output, torch.cat([before, key, after], dim=-1).flatten(-2))
+        return self.told(output, torch.cat([before, key, after], dim=-1).flatten(-2))
 
     def key(self, tensor: Tensor) -> Tensor:
         """See :meth:`Placement.key`."""
@@ -131,7 +142,7 @@ class BehindNorm(Placement):
             terms = [term.unflatten(-1, (output.shape[1], -1)).transpose(1, 2) for term in terms]
         elif self._shape == "heads":
             terms = [term.unflatten(-1, output.shape[-2:]) for term in terms]
-        return self._told(output, _add(output, terms))
+        return self.told(output, _add(output, terms))
 
     def key(self, tensor: Tensor) -> Tensor:
         """See :meth:`Placement.key`."""
@@ -172,9 +183,9 @@ class BehindRotatedNorm(Placement):
         """See :meth:`Placement.enter`."""
         if output.shape[-2] != self._carried:  # queries, or a key without a term
             is_key = output.shape[-2] == self._num_heads and not self._like_queries
-            return self._told(output, output) if is_key else output
+            return self.told(output, output) if is_key else output
         key, term = output[..., : self._num_heads, :], args[0][..., self._num_heads : 2 * self._num_heads, :]
-        return self._told(key, key + term)
+        return self.told(key, key + term)
 
     def key(self, tensor: Tensor) -> Tensor:
         """See :meth:`Placement.key`."""

@@ -1,8 +1,13 @@
 """Which precision products run in: the adapter's own, unless autocast asks for less."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+
+
+# By the names that options have for them; "auto" is how a model is stored.
+DTYPES: dict[str, Any] = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

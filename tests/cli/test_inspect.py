@@ -139,7 +139,7 @@ def test_folder_with_numbers_and_pictures(command, adapter_dir, tmp_path):
     ("options", "message"),
     [
         (["--prompt", "a", "--text", "b"], "Give --prompt or --text, not both"),
-        (["--out", "x"], "--out belongs to what is measured: give --prompt or --text too"),
+        (["--out", "x"], "--out belongs to what is measured: give --prompt, --text or --image too"),
         (["--strength", "0.5"], "--strength belongs to what is measured"),
         (["--text", "a", "--verbatim"], "--verbatim belongs to what is measured: give --prompt too"),
         (["--prompt", "a", "--documents", "3"], "--documents belongs to what is measured: give --text too"),

@@ -25,12 +25,16 @@ def result_of(run) -> dict:
     gain = curve[-1]["gain"] if curve else 0.0
     measures = {"answer_loss": 1 - gain, "gain": gain, "forgetting": 0.1 * best**2 + noise, "kl": 0.0, "flipped": 0.0}
     measures |= {} if run.tuning else {"unseen": 0.2 + rate * best + noise, "skills": 1.0}
+    strengths = None
+    if run.strengths and run.experiment.name != "ia3/default":
+        strengths = [{"strength": s, "gain": s * gain, "forgetting": s**2 * 0.1 * best**2} for s in run.strengths]
     return {
         "schema": SCHEMA,
         "settings": run.settings(),
         "status": "failed" if failed else "success",
         "measures": {} if failed else measures,
         "curve": [] if failed else curve,
+        "strength_curve": strengths,
         "costs": {"parameters": 1000, "peak_memory_bytes": 2**20, "tokens_per_second": 500.0},
         "environment": {"versions": {"torch": "2"}, "hardware": {"machine": "x", "threads": 1}},
         "run_info": {"error_msg": "Training diverged" if failed else ""},

@@ -108,6 +108,24 @@ def test_a_dry_run_shows_sizes_and_runs_nothing(arguments, ran, tmp_path):
     assert all(abs(size - 42264) <= 0.02 * 42264 for size in sizes)
 
 
+def test_strengths_give_a_curve_where_a_method_has_one(arguments, ran, tmp_path):
+    run_comparison(arguments(strengths=["0.5", "2"]), QUIET)
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "| method | 0.5 | 1 | 2 |" in page
+    assert "| lora/q-v | 0.4010 / 0.0160 | 0.8020 / 0.0660 | 1.6040 / 0.2560 |" in page
+    assert "| ia3/default | none | none | none |" in page
+    assert "over strengths" in (tmp_path / "out" / "index.html").read_text()
+    with pytest.raises(ExcitorError, match="was made with another strengths"):
+        run_comparison(arguments(strengths=["0.5"]), QUIET)
+
+
+def test_runs_without_strengths_are_reported_as_before(arguments, ran, tmp_path):
+    run_comparison(arguments(), QUIET)
+    result = json.loads(next((tmp_path / "out" / "runs").glob("lora--k*seed-1.json")).read_text())
+    assert "strengths" not in result["settings"]
+    assert "## Strength" not in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_a_suite_on_the_fly_has_the_same_parts(tmp_path, base_dir, ran, arguments):
     (tmp_path / "data.jsonl").write_text('{"instruction": "Say a", "output": "a"}\n')
     (tmp_path / "text.txt").write_text("Once.\n")

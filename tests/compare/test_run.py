@@ -113,6 +113,31 @@ def test_rates_are_chosen_on_other_rows_than_are_reported(make, tmp_path):
     assert learned[0]["forgetting"] == learned[1]["forgetting"]
 
 
+WITH_STRENGTH = {
+    "excitor/default",
+    "lora/q-v",
+    "rslora/q-v",
+    "shira/q-v",
+    "bottleneck/houlsby",
+    "excitor-lora/keys-and-q-v",
+}
+
+
+@pytest.mark.parametrize(
+    "name", sorted(WITH_STRENGTH | {"dora/q-v", "ia3/default", "prefix-tuning/default", "oft/q-v", "full/layers"})
+)
+def test_finished_adapters_are_measured_at_other_strengths(name, make, tmp_path):
+    result = execute(make(name, strengths=[1e-6, 0.999999, 2.0]), tmp_path)
+    points = result["strength_curve"]
+    if name not in WITH_STRENGTH:
+        assert points is None
+        return
+    assert [point["strength"] for point in points] == [1e-6, 0.999999, 2.0]
+    assert points[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert points[1]["gain"] == pytest.approx(result["measures"]["gain"], abs=1e-4)
+    assert points[2]["kl"] > result["measures"]["kl"]
+
+
 def test_a_run_that_was_cut_off_goes_on_to_the_same_numbers(make, tmp_path, monkeypatch):
     (tmp_path / "whole").mkdir()
     whole = execute(make(), tmp_path / "whole")

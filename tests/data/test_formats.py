@@ -2,7 +2,7 @@ import pytest
 
 from data.rows import ALPACA, MESSAGES, PAIR, PROMPT_COMPLETION_LISTS, SHAREGPT, write
 from excitor.data import load_examples
-from excitor.data.formats import recognise
+from excitor.data.formats import FORMATS, recognise
 from excitor.errors import ExcitorError
 
 
@@ -84,9 +84,9 @@ def test_wrong_columns_are_explained(columns, hint):
     with pytest.raises(
         ExcitorError, match=r"file has the columns .* prompt/completion \(prompt, completion\)"
     ) as caught:
-        recognise(columns, "file")
+        recognise(columns, "file", FORMATS)
     assert hint in str(caught.value)
 
 
 def test_the_first_form_that_fits_is_taken():
-    assert recognise(["prompt", "completion", "messages"], "file").name == "messages"
+    assert recognise(["prompt", "completion", "messages"], "file", FORMATS).name == "messages"

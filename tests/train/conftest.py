@@ -56,5 +56,5 @@ def console() -> Console:
 def metrics_of(folder) -> list[dict]:
     """What must repeat: everything logged but the speed."""
     records = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    times = ("tokens_per_second", "preservation_seconds")
+    times = ("tokens_per_second", "data_share", "preservation_seconds")
     return [{key: value for key, value in record.items() if key not in times} for record in records]

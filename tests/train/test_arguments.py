@@ -40,7 +40,7 @@ def test_all_faults_are_reported_together():
         ({"precision": "fp8"}, "--precision must be one of auto, fp32, bf16, fp16"),
         ({"adapter_config": "lora.json"}, "--adapter-config names another method.* give one"),
         ({"num_prompts": 0, "num_local_prompts": 0}, "--num-prompts must be at least 1, got 0"),
-        ({"preset": "best"}, "--preset must be one of default, paper, got 'best'"),
+        ({"preset": "best"}, "--preset must be one of default, paper, coco-caption, scienceqa, got 'best'"),
         ({"logging_steps": 3}, "--save-steps .100. must be a multiple of --logging-steps .3."),
     ],
 )

@@ -12,7 +12,21 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from excitor.cli import beliefs, chat, compare, demo, eval, generate, inspect, judge, score, train
+from excitor.cli import (
+    ask,
+    beliefs,
+    caption,
+    chat,
+    compare,
+    demo,
+    eval,
+    features,
+    generate,
+    inspect,
+    judge,
+    score,
+    train,
+)
 from excitor.errors import ExcitorError
 
 
@@ -23,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Every command explains itself: excitor train --help.",
 )
-for module in (demo, train, eval, judge, generate, chat, inspect, beliefs, compare):
+for module in (demo, train, eval, judge, generate, chat, caption, ask, inspect, features, beliefs, compare):
     name = module.__name__.rpartition(".")[2]
     app.command(name, epilog=module.EXAMPLES)(getattr(module, name))
 app.add_typer(score.app, name="score")

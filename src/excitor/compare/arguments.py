@@ -9,7 +9,10 @@ from excitor.arguments import Arguments, flag
 
 
 # Options that take the place of what a suite says, and those of them that go to its training.
-OF_SUITE = ("model", "data", "retain", "test", "mmlu", "match", "target", "baseline", "seeds", "rates", "points")
+OF_SUITE = (
+    *("model", "data", "retain", "test", "mmlu", "match", "target", "baseline"),
+    *("seeds", "rates", "points", "strengths"),
+)
 OF_TRAINING = ("steps", "batch_size", "max_length", "precision", "eval_rows")
 
 
@@ -60,13 +63,20 @@ class CompareArguments(Arguments):
         default_factory=list, metadata={"help": "Learning rates to choose from; 3e-4 to 3e-2 if nothing says."}
     )
     points: int | None = field(default=None, metadata={"help": "Points of the learning-forgetting curve of a run."})
+    strengths: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Measure finished adapters at these factors of their effect, too, as 0.5 or 2."},
+    )
     baseline: str | None = field(default=None, metadata={"help": "The method that all others are compared with."})
     match: str | None = field(
         default=None,
-        metadata={"help": "params gives every method the size of --target; none leaves them as they are."},
+        metadata={
+            "help": "params, flops or time gives every method the size at which it has as many trainable parameters, "
+            "operations per token or seconds per step as --target; none leaves them as they are."
+        },
     )
     target: str | None = field(
-        default=None, metadata={"help": "A method, or a number of trainable parameters, to match within 2 %."}
+        default=None, metadata={"help": "What to match: a method, or a number of parameters or operations per token."}
     )
 
     @property
@@ -92,11 +102,12 @@ class CompareArguments(Arguments):
             yield "There is nothing to compare on: give --suite, or --model, --data and --retain."
         yield from self._at_least(1, "jobs", "steps", "batch_size", "max_length", "seeds", "points")
         yield from self._at_least(2, "eval_rows")
-        for rate in self.rates:
-            try:
-                float(rate)
-            except ValueError:
-                yield f"--rates must be numbers, got {rate!r}."
+        for name, values in (("--rates", self.rates), ("--strengths", self.strengths)):
+            for value in values:
+                try:
+                    float(value)
+                except ValueError:
+                    yield f"{name} must be numbers, got {value!r}."
         if self.report_only and self.dry_run:
             yield "--report-only and --dry-run exclude each other."
         yield from self._is_folder("out")

@@ -1,7 +1,6 @@
-"""Equal budgets: the size of each method, solved for a number of trainable parameters."""
+"""Equal budgets: the size of each method, solved for what it may cost."""
 
 import json
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +8,8 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from excitor.compare.experiments import Experiment
+from excitor.compare.experiments import Experiment, fitted
 from excitor.errors import ExcitorError
-from excitor.train.method import make_method
 from excitor.train.prepare import count_trainable
 
 
@@ -32,49 +30,66 @@ def count(experiment: Experiment, config: PretrainedConfig) -> int:
     """
     if experiment.adapter is None:
         return 0
-    source = f"The {experiment.name} of this comparison"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of layers that PEFT's LN tuning does not know: any will do
-            return count_trainable(config, make_method(experiment.adapter, source))
-    except (ValueError, TypeError) as error:  # ExcitorError is one: PEFT's own methods raise these
-        message = str(error) if str(error).startswith(source) else f"{source} does not fit the base: {error}"
-        raise ExcitorError(f"{message} Leave it out (--methods), or give it a folder of its own.") from error
+    with fitted(experiment):
+        return count_trainable(config, experiment.method())
 
 
-def match(experiment: Experiment, config: PretrainedConfig, target: int) -> Experiment:
-    """The experiment at the size at which its trainable parameters come nearest to ``target``.
+def match(
+    experiment: Experiment,
+    config: PretrainedConfig,
+    target: int,
+    cost: Callable[[Experiment, PretrainedConfig], int] = count,
+) -> Experiment:
+    """The experiment at the size at which its cost comes nearest to ``target``.
 
     Where one more in every layer is too coarse, the lower layers get one more.
 
     Args:
         experiment: Resolved for the base.
         config: Of the base.
-        target: Number of parameters.
+        target: What it may cost.
+        cost: Of an experiment on a base; it rises with the size. Trainable parameters by default.
 
     Returns:
         The experiment with ``matched`` set: whether it is within two per cent, None where its method has no size to
-        choose.
+        choose, or none that the cost depends on.
     """
-    adapter = experiment.adapter
-    knob = KNOBS.get(adapter["peft_type"]) if adapter else None
-    if adapter is None or knob is None:
+    knob = knob_of(experiment)
+    if experiment.adapter is None or knob is None:
         return experiment
+    adapter, known = experiment.adapter, dict[str, int]()
 
     def counted(fields: dict[str, Any]) -> int:
-        return count(replace(experiment, adapter=fields), config)
+        key = json.dumps(fields, sort_keys=True)
+        if key not in known:
+            known[key] = cost(replace(experiment, adapter=fields), config)
+        return known[key]
 
-    sizes = [
-        _sized(adapter, knob, size) for size in _around(lambda n: counted(_sized(adapter, knob, n)), knob, target)
-    ]
+    def of_size(size: int) -> int:
+        return counted(sized(adapter, knob, size))
+
+    values = sizes_of(knob)
+    first = [of_size(size) for size in values[:2] if _works(of_size, size)]
+    if len(first) == 2 and first[0] == first[1]:
+        return experiment
+    sizes = [sized(adapter, knob, size) for size in _around(of_size, values, target)]
     sizes += _between(sizes[0], knob, config) if "pattern" in knob else []
     best = min(sizes, key=lambda fields: abs(counted(fields) - target))
     return replace(experiment, adapter=best, matched=abs(counted(best) - target) <= TOLERANCE * target)
 
 
-def _around(counted: Callable[[int], int], knob: dict[str, Any], target: int) -> list[int]:
+def knob_of(experiment: Experiment) -> dict[str, Any] | None:
+    """What decides the size of its method; None where nothing does."""
+    return KNOBS.get(experiment.adapter["peft_type"]) if experiment.adapter else None
+
+
+def sizes_of(knob: dict[str, Any]) -> "list[int] | range":
+    """The sizes there are, in order."""
+    return knob.get("values") or range(1, knob.get("most", MOST) + 1)
+
+
+def _around(counted: Callable[[int], int], values: "list[int] | range", target: int) -> list[int]:
     """The last size that stays below the target, if there is one, and the next; counts rise with the size."""
-    values: list[int] | range = knob.get("values") or range(1, knob.get("most", MOST) + 1)
     low, high = 0, len(values)
     while low < high:
         middle = (low + high) // 2
@@ -94,7 +109,7 @@ def _works(counted: Callable[[int], int], size: int) -> bool:
         return False
 
 
-def _sized(adapter: dict[str, Any], knob: dict[str, Any], size: int) -> dict[str, Any]:
+def sized(adapter: dict[str, Any], knob: dict[str, Any], size: int) -> dict[str, Any]:
     """The adapter at a size; what goes in step keeps its ratio to it, so that scales stay the same."""
     name = knob["size"]
     ratio = size / adapter[name] if name in adapter else 1.0

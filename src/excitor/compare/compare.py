@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from excitor.compare.arguments import CompareArguments
-from excitor.compare.budget import count, match
+from excitor.compare.budget import count
+from excitor.compare.equalise import TOLERANCES, Spent, equalise
 from excitor.compare.experiments import Experiment
 from excitor.compare.run import Run, execute
 from excitor.compare.suite import Suite, resolve
+from excitor.compare.tables import SPENT, spent_text
 from excitor.errors import ExcitorError
 from excitor.train.folder import write_text
 from excitor.train.prepare import read_model_config
@@ -37,12 +39,14 @@ class Plan:
         experiments: resolved for the base, at the size of the budget.
         sizes: trainable parameters by experiment.
         command: repeats the comparison.
+        spent: what experiments cost of what was matched, see :func:`excitor.compare.equalise.equalise`.
     """
 
     suite: Suite
     experiments: list[Experiment]
     sizes: dict[str, int]
     command: str
+    spent: Spent = field(default_factory=dict)
 
     def tuning_runs(self) -> list[Run]:
         """Each method with each learning rate."""
@@ -64,7 +68,8 @@ class Plan:
 
     def _run(self, experiment: Experiment, seed: int, rate: float | None, tuning: bool = False) -> Run:
         suite = self.suite
-        return Run(experiment, suite.material(), suite.training, seed, rate, suite.points, tuning)
+        strengths = suite.strengths if experiment.adapter and not tuning else []
+        return Run(experiment, suite.material(), suite.training, seed, rate, suite.points, tuning, strengths)
 
     def write(self, folder: Path) -> None:
         """Keep the plan for ``--report-only``."""
@@ -82,7 +87,8 @@ class Plan:
             raise ExcitorError(f"{folder} holds no comparison (no {PLAN_FILE}): run it, or name its --out.")
         values = json.loads(path.read_text(encoding="utf-8"))
         experiments = [Experiment(**one) for one in values["experiments"]]
-        return cls(Suite(**values["suite"]), experiments, values["sizes"], values["command"])
+        spent = values.get("spent", {})
+        return cls(Suite(**values["suite"]), experiments, values["sizes"], values["command"], spent)
 
 
 def make_plan(arguments: CompareArguments) -> Plan:
@@ -94,11 +100,21 @@ def make_plan(arguments: CompareArguments) -> Plan:
     suite, experiments = resolve(arguments)
     config = read_model_config(suite.material().model)
     experiments = [experiment.resolve(config) for experiment in experiments]
-    if suite.match == "params":
-        target = _target(suite, experiments, config)
-        experiments = [match(experiment, config, target) for experiment in experiments]
+    spent: Spent = {}
+    if suite.match != "none":
+        earlier = _matched_earlier(suite, arguments.folder)
+        experiments, spent = equalise(experiments, config, suite.match, suite.target, suite.training, earlier)
     sizes = {experiment.name: count(experiment, config) for experiment in experiments}
-    return Plan(suite, experiments, sizes, arguments.command)
+    return Plan(suite, experiments, sizes, arguments.command, spent)
+
+
+def _matched_earlier(suite: Suite, folder: Path) -> tuple[list[Experiment], Spent]:
+    """What an earlier call has measured, if it was for the same."""
+    if not (folder / PLAN_FILE).exists():
+        return [], {}
+    plan = Plan.read(folder)
+    same = all(getattr(plan.suite, name) == getattr(suite, name) for name in ("model", "match", "target", "training"))
+    return (plan.experiments, plan.spent) if same else ([], {})
 
 
 def run_comparison(arguments: CompareArguments, console: Console | None = None) -> Plan:
@@ -180,30 +196,20 @@ def _finished(runs: Iterable[Run], folder: Path) -> Results:
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
 
 
-def _target(suite: Suite, experiments: Sequence[Experiment], config: Any) -> int:
-    named = {experiment.name: experiment for experiment in experiments}
-    if suite.target in named:
-        return count(named[suite.target], config)
-    try:
-        return int(suite.target)
-    except ValueError:
-        raise ExcitorError(
-            f"The target {suite.target!r} is neither a number of parameters nor one of {', '.join(named)}."
-        ) from None
-
-
 def _overview(plan: Plan, folder: Path) -> Table:
     table = Table(box=SIMPLE, title=plan.suite.title)
     table.add_column("method", overflow="fold")
-    for name in ("trainable parameters", "size matched", "runs to choose a rate: done", "runs of seeds: done"):
+    cost = [SPENT[plan.suite.match]] if plan.spent else []
+    for name in ("trainable parameters", *cost, "size matched", "runs to choose a rate: done", "runs of seeds: done"):
         table.add_column(name, justify="right")
     seeds, rates = len(plan.suite.seeds), len(plan.suite.rates)
     for experiment in plan.experiments:
         stem = experiment.name.replace("/", "--")
         done = [path.stem.endswith("--tuning") for path in (folder / RUNS).glob(f"{stem}--*seed-*.json")]
-        matched = {True: "yes", False: "not within 2 %", None: ""}[experiment.matched]
+        near = f"not within {100 * TOLERANCES.get(plan.suite.match, 0):g} %"
+        matched = {True: "yes", False: near, None: ""}[experiment.matched]
         tuning = f"{sum(done)} of {rates}" if experiment.adapter else ""
-        table.add_row(
-            experiment.name, f"{plan.sizes[experiment.name]:,}", matched, tuning, f"{len(done) - sum(done)} of {seeds}"
-        )
+        spent = [spent_text(plan.spent.get(experiment.name))] if cost else []
+        seeded = f"{len(done) - sum(done)} of {seeds}"
+        table.add_row(experiment.name, f"{plan.sizes[experiment.name]:,}", *spent, matched, tuning, seeded)
     return table

@@ -1,14 +1,19 @@
 """An experiment: a folder with the configuration of a PEFT method, and what it changes in training."""
 
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from peft import PeftConfig
 from transformers import PretrainedConfig
 
 from excitor.errors import ExcitorError
 from excitor.evaluate.json_file import read_json
 from excitor.preservation.weights import Weights
+from excitor.train.method import make_method
 
 
 ADAPTER_FILE = "adapter_config.json"
@@ -53,7 +58,32 @@ class Experiment:
             return self
         text = config.get_text_config()
         adapter = {name: _fill(value, text, self.name) for name, value in self.adapter.items()}
-        return Experiment(self.name, adapter, self.train, self.matched)
+        return replace(self, adapter=adapter)
+
+    def method(self) -> PeftConfig:
+        """The configuration of its method, which is trained.
+
+        Raises:
+            ExcitorError: There is no such method, or it has no such field or value.
+        """
+        return make_method(cast(dict[str, Any], self.adapter), _source(self))
+
+
+@contextmanager
+def fitted(experiment: Experiment) -> Iterator[None]:
+    """Within it an error of a method that does not fit a base becomes one that names the experiment.
+
+    Raises:
+        ExcitorError: There was such an error.
+    """
+    source = _source(experiment)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of layers that PEFT's LN tuning does not know: any will do
+            yield
+    except (ValueError, TypeError) as error:  # ExcitorError is one: PEFT's own methods raise these
+        message = str(error) if str(error).startswith(source) else f"{source} does not fit the base: {error}"
+        raise ExcitorError(f"{message} Leave it out (--methods), or give it a folder of its own.") from error
 
 
 def read_experiments(folder: Path) -> dict[str, Experiment]:
@@ -80,6 +110,10 @@ def choose(known: dict[str, Experiment], wanted: list[str]) -> list[Experiment]:
             raise ExcitorError(f"There is no method {name!r}; there are {', '.join(known)}.")
         chosen |= matching
     return list(chosen.values())
+
+
+def _source(experiment: Experiment) -> str:
+    return f"The {experiment.name} of this comparison"
 
 
 def _read(folder: Path) -> Experiment:

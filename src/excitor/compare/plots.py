@@ -40,25 +40,38 @@ def draw_pareto(summary: Summary) -> Figure:
 
 
 def draw_curves(summary: Summary) -> Figure:
-    """Left: over the steps of the reported runs, means over seeds. Right: where each learning rate ends."""
-    figure = Figure(figsize=(12, 5.4), layout="constrained")
-    over_steps, over_rates = figure.subplots(1, 2, sharey=True)
+    """Over the steps of the reported runs, means over seeds; where each learning rate ends; over strengths, if any."""
+    has_strengths = any(row["strength_curve"] for row in summary["rows"])
+    figure = Figure(figsize=(16 if has_strengths else 12, 5.4), layout="constrained")
+    panels = list(figure.subplots(1, 3 if has_strengths else 2, sharey=True))
+    over_steps, over_rates, *over_strengths = panels
     for number, row in enumerate(summary["rows"]):
-        curve = row["curve"]
-        if curve:
-            x, y = ([point[name]["mean"] for point in curve] for name in ("forgetting", "gain"))
+        if row["curve"]:
+            x, y = _means(row["curve"])
             over_steps.plot([0.0, *x], [0.0, *y], markersize=4, linewidth=1.2, label=row["method"], **_style(number))
         rates = summary["rate_curves"].get(row["method"], [])
         x, y = ([point[name] for point in rates] for name in ("forgetting", "gain"))
         over_rates.plot(x, y, markersize=4, linewidth=1.2, linestyle="--", **_style(number))
+        for axes in over_strengths if row["strength_curve"] else ():
+            x, y = _means(row["strength_curve"])
+            axes.plot([0.0, *x], [0.0, *y], markersize=4, linewidth=1.2, linestyle=":", **_style(number))
     over_steps.set_title("over training steps")
     over_rates.set_title(f"over learning rates, seed {summary['tuning_seed']}, not reported")
-    for axes in (over_steps, over_rates):  # what diverges would hide all else
+    for axes in over_strengths:
+        axes.set_title("over strengths of the finished adapters")
+    for axes in panels:  # what diverges would hide all else
         right, top = min(axes.get_xlim()[1], summary["reference_forgetting"]), axes.get_ylim()[1]
         axes.set_xlim(max(axes.get_xlim()[0], -0.05 * right), right)
         axes.set_ylim(max(axes.get_ylim()[0], -0.15 * top), top)
-    _label(over_rates)
+    for axes in panels[1:]:
+        _label(axes)
     return _finish(figure, over_steps)
+
+
+def _means(curve: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    """What was forgotten and learned at the points of a curve, means over seeds."""
+    forgotten, learned = ([point[name]["mean"] for point in curve] for name in ("forgetting", "gain"))
+    return forgotten, learned
 
 
 def draw_costs(summary: Summary) -> Figure:

@@ -31,6 +31,7 @@ class Outcome:
     Attributes:
         measures: by name, see :mod:`excitor.compare.measures`.
         report: of the training.
+        strengths: points of :func:`excitor.compare.strength.strength_curve`; None where there is no strength.
         steps: lines of :class:`excitor.compare.watch.Watch`.
         losses: training loss, step by step.
         file_size: bytes of the adapter's weights.
@@ -42,6 +43,7 @@ class Outcome:
 
     measures: dict[str, float] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
+    strengths: list[dict[str, float]] | None = None
     steps: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     file_size: int = 0
@@ -64,7 +66,8 @@ def record(run: "Run", job: Job, outcome: Outcome, *, created: str, seconds: flo
     Returns:
         ``run_info``, ``train_info`` and ``meta_info`` as in PEFT's method comparison (``accelerator_memory_*`` is that
         of the process where there is no accelerator), and ``schema``, ``settings``, ``status`` ("success" or
-        "failed"), ``measures``, ``curve`` (points of ``step`` and measures), ``costs``, ``environment``.
+        "failed"), ``measures``, ``curve`` (points of ``step`` and measures), ``strength_curve`` (of ``strength``
+        and measures; None where none were asked for, or the method has no strength), ``costs``, ``environment``.
     """
     arguments, report = job.arguments, outcome.report
     trained = sum(line["seconds"] for line in outcome.steps)
@@ -81,6 +84,7 @@ def record(run: "Run", job: Job, outcome: Outcome, *, created: str, seconds: flo
         "status": status,
         "measures": outcome.measures,
         "curve": curve,
+        "strength_curve": outcome.strengths,
         "costs": {
             "parameters": parameters["trainable"],
             "file_bytes": outcome.file_size,

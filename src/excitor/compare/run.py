@@ -18,6 +18,7 @@ from excitor.compare.cost import decode_speed
 from excitor.compare.experiments import Experiment
 from excitor.compare.material import Material
 from excitor.compare.record import Outcome, record
+from excitor.compare.strength import strength_curve
 from excitor.compare.watch import Watch, learned_and_forgotten, memory
 from excitor.errors import NonFiniteError
 from excitor.evaluate.likelihood import compare
@@ -48,6 +49,7 @@ class Run:
         points: how many points of the learning-forgetting curve to measure, the end included.
         tuning: whether the run is there to choose the learning rate: it is measured on rows of its own, and nothing is
             asked but what the choice and the curve need.
+        strengths: other strengths to measure the finished adapter at, where its method has one.
     """
 
     experiment: Experiment
@@ -57,6 +59,7 @@ class Run:
     learning_rate: float | None = None
     points: int = 5
     tuning: bool = False
+    strengths: list[float] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -84,6 +87,8 @@ class Run:
             "curve": self.curve(),
             "tuning": self.tuning,
         }
+        if self.strengths:
+            values["strengths"] = self.strengths
         return json.loads(json.dumps(values))
 
 
@@ -161,14 +166,18 @@ def _train(run: Run, job: Job, scratch: Path) -> Outcome:
     )
     report = train_job(job, Console(quiet=True), [watch])
     folder = Path(str(job.arguments.out))
-    measures, speed = learned_and_forgotten(report), None
+    measures, speed, strengths = learned_and_forgotten(report), None, None
     if not run.tuning:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model, tokenizer = load_adapter(str(folder), device=device, dtype=_DTYPES[job.arguments.precision])
         speed = decode_speed(model, tokenizer, job.held_out)
         measures |= run.material.examine(model, tokenizer, job, run.seed)
+        if run.strengths:
+            batch_size = job.arguments.batch_size
+            strengths = strength_curve(model, run.strengths, job.held_out, retain, batch_size=batch_size)
     return Outcome(
         measures=measures,
+        strengths=strengths,
         report=report,
         steps=read_metrics(scratch / WATCH_FILE),
         losses=[line["loss"] for line in read_metrics(folder / METRICS_FILE)],

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from excitor.compare.arguments import OF_SUITE, OF_TRAINING, CompareArguments
+from excitor.compare.equalise import TOLERANCES
 from excitor.compare.experiments import CATALOGUE, OVERRIDES, Experiment, choose, read_experiments
 from excitor.compare.material import WORLD, Files, Material, World
 from excitor.compare.measures import MEASURES
@@ -57,6 +58,7 @@ class Suite:
     rates: list[float] = field(default_factory=lambda: [3e-4, 1e-3, 3e-3, 1e-2, 3e-2])
     rate_noise: float = 0.01
     points: int = 6
+    strengths: list[float] = field(default_factory=list)
     subject: str = "excitor/default"
     baseline: str = "lora/q-v"
     ranked: list[str] = field(default_factory=lambda: ["gain", "forgetting"])
@@ -75,18 +77,23 @@ class Suite:
             faults.append("seeds and rates must not be empty, and rates must be above 0")
         if self.tuning_seed in self.seeds:
             faults.append(f"tuning_seed {self.tuning_seed} is among the seeds that are reported")
-        if len(set(self.seeds)) < len(self.seeds) or len(set(self.rates)) < len(self.rates):
-            faults.append("a seed or a rate is given twice")
+        if any(len(set(values)) < len(values) for values in (self.seeds, self.rates, self.strengths)):
+            faults.append("a seed, a rate or a strength is given twice")
+        if any(strength <= 0 or strength == 1 for strength in self.strengths):
+            faults.append(f"strengths must be above 0 and other than 1, as trained, got {self.strengths}")
         if self.points < 1:
             faults.append(f"points must be at least 1, got {self.points}")
         if self.score not in ("words", "number"):
             faults.append(f"score must be words or number, got {self.score!r}")
-        if self.match not in ("none", "params"):
-            faults.append(f"match must be none or params, got {self.match!r}")
-        if self.match == "params" and not self.target:
-            faults.append("match: params needs a target: a method, or a number of parameters")
+        if self.match not in ("none", *TOLERANCES):
+            faults.append(f"match must be one of none, {', '.join(TOLERANCES)}, got {self.match!r}")
+        elif self.match != "none" and not self.target:
+            number = "" if self.match == "time" else ", or a number"
+            faults.append(f"match: {self.match} needs a target: a method{number}")
+        if self.match == "time" and (self.train.get("load_in_4bit") or self.train.get("load_in_8bit")):
+            faults.append("match: time times models with random weights, which cannot be loaded in 4 or 8 bits")
         if self.target and self.match == "none":
-            faults.append("target needs match: params")
+            faults.append(f"target needs match: {', '.join(TOLERANCES)}")
         faults += [f"ranked: there is no measure {name!r}" for name in self.ranked if name not in MEASURES]
         faults += self._training_faults()
         if faults:
@@ -199,8 +206,7 @@ def resolve(arguments: CompareArguments) -> tuple[Suite, list[Experiment]]:
     changes: dict[str, Any] = {name: value for name in OF_SUITE if (value := getattr(arguments, name))}
     if "seeds" in changes:
         changes["seeds"] = list(range(changes["seeds"]))
-    if "rates" in changes:
-        changes["rates"] = [float(rate) for rate in changes["rates"]]
+    changes |= {name: [float(one) for one in changes[name]] for name in ("rates", "strengths") if name in changes}
     training = {name: value for name in OF_TRAINING if (value := getattr(arguments, name)) is not None}
     suite = replace(suite, **changes, train=suite.train | training)
     suite.check()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from excitor.compare.equalise import TOLERANCES
 from excitor.compare.measures import COSTS, MEASURES
 from excitor.compare.statistics import holm, hypervolume, paired, rank_ranges
 from excitor.trials import over_seeds
@@ -45,8 +46,9 @@ def summarise(
         "reference_forgetting": suite.reference_forgetting,
         "seeds": suite.seeds,
         "tuning_seed": suite.tuning_seed,
+        "strengths": suite.strengths,
         "training": suite.training,
-        "match": {"by": suite.match, "target": suite.target},
+        "match": {"by": suite.match, "target": suite.target, "tolerance": TOLERANCES.get(suite.match)},
         "environments": _environments(results),
         "rows": found,
         "missing": [row["method"] for row in rows if not row["seeds"]],
@@ -72,9 +74,11 @@ def _row(plan: "Plan", name: str, tuned: dict[str, Any], results: Iterable[dict[
         "failed": len(own) - len(good),
         "parameters": plan.sizes[name],
         "matched": experiment.matched,
+        "spent": plan.spent.get(name),
         "measures": _over(good, MEASURES, lambda one: one["measures"]),
         "costs": _over(good, COSTS, lambda one: one["costs"]),
         "curve": _curve(good),
+        "strength_curve": _strength_curve(good),
         "hypervolume": over_seeds([_volume(one, plan.suite.reference_forgetting) for one in good]) if good else None,
         "files": [f"runs/{_file(one)}" for one in own],
     }
@@ -89,12 +93,27 @@ def _over(
 
 
 def _curve(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Points over steps, each over seeds; a step that one seed lacks has none."""
-    points = [{point["step"]: point for point in run["curve"]} for run in runs]
-    steps = sorted(set.intersection(*(set(own) for own in points))) if points else []
+    """Points over steps."""
+    return _points([run["curve"] for run in runs], "step")
+
+
+def _strength_curve(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Points over strengths, 1 among them; none for a method without a strength."""
+    own = [run.get("strength_curve") or [] for run in runs]
+    if not all(own):
+        return []
+    return _points(
+        [[*points, {"strength": 1.0} | run["measures"]] for points, run in zip(own, runs, strict=True)], "strength"
+    )
+
+
+def _points(curves: Sequence[Sequence[dict[str, Any]]], place: str) -> list[dict[str, Any]]:
+    """Points of the curves of seeds, each over seeds; a place that one seed lacks has none."""
+    points = [{point[place]: point for point in curve} for curve in curves]
+    places = sorted(set.intersection(*(set(own) for own in points))) if points else []
     return [
-        {"step": step} | {name: over_seeds([own[step][name] for own in points]) for name in ("gain", "forgetting")}
-        for step in steps
+        {place: at} | {name: over_seeds([own[at][name] for own in points]) for name in ("gain", "forgetting")}
+        for at in places
     ]
 
 

@@ -10,6 +10,8 @@ from excitor.compare.verdict import separable
 
 Summary = dict[str, Any]
 
+SPENT = {"flops": "operations per token", "time": "time of a step, against the target's"}
+
 
 @dataclass(frozen=True)
 class Table:
@@ -91,14 +93,43 @@ def curves(summary: Summary) -> Table:
     )
 
 
+def strengths(summary: Summary) -> Table:
+    """What finished adapters have learned and forgotten at other strengths than they were trained at."""
+    grid = sorted({1.0, *summary["strengths"]})
+    return Table(
+        "Strength",
+        "Learned / forgotten, nats per token, of the same adapters with their effect multiplied by a factor: 0 would "
+        "be the base, 1 is as trained. Means over seeds. Where no factor scales the effect down to the base, there is "
+        "none.",
+        ["method", *(f"{strength:g}" for strength in grid)],
+        [
+            [row["method"], *_at_strengths(row["strength_curve"], grid)]
+            for row in summary["rows"]
+            if row["learning_rate"] is not None
+        ],
+    )
+
+
+def _at_strengths(curve: list[dict[str, Any]], grid: list[float]) -> list[str]:
+    points = {point["strength"]: f"{point['gain']['mean']:.4f} / {point['forgetting']['mean']:.4f}" for point in curve}
+    return [points.get(strength, "none") for strength in grid]
+
+
 def rates(summary: Summary) -> Table:
     """How learning rates were chosen, and how large methods are."""
     grid = sorted({float(rate) for choice in summary["tuning"].values() for rate in choice["answer_loss"]})
+    by = summary["match"]["by"]
+    cost = [SPENT[by]] if by in SPENT else []
+    note = (
+        " Times of steps were measured in turn with the target's, median and the interval that holds it (96 %)."
+        if by == "time"
+        else ""
+    )
     return Table(
         "Learning rates and sizes",
         f"Held-out answer loss by learning rate, on seed {summary['tuning_seed']}, which is not reported, and on rows "
-        "that are not reported either. Chosen is the lowest rate whose loss is about as low as the lowest.",
-        ["method", "chosen", *(f"{rate:g}" for rate in grid), "trainable parameters", "budget"],
+        f"that are not reported either. Chosen is the lowest rate whose loss is about as low as the lowest.{note}",
+        ["method", "chosen", *(f"{rate:g}" for rate in grid), "trainable parameters", *cost, "budget"],
         list(_rates(summary, grid)),
     )
 
@@ -117,7 +148,8 @@ def runs(summary: Summary) -> Table:
 def all_tables(summary: Summary) -> list[Table]:
     """In the order of the report."""
     ranked = [ranks(summary, name) for name in summary["ranked"]]
-    return [*ranked, measures(summary), curves(summary), costs(summary), rates(summary), runs(summary)]
+    scaled = [strengths(summary)] if summary["strengths"] else []
+    return [*ranked, measures(summary), curves(summary), *scaled, costs(summary), rates(summary), runs(summary)]
 
 
 def interval(estimate: dict[str, Any], signed: bool = False) -> str:
@@ -136,13 +168,26 @@ def p_value(difference: dict[str, Any]) -> str:
     return f"{difference['holm']:.2g}{'*' if separable(difference) else ''}"
 
 
+def spent_text(spent: list[float] | None) -> str:
+    """What a method costs of what was matched: a count, or a ratio with its interval."""
+    if spent is None:
+        return ""
+    return f"{spent[0]:,.0f}" if len(spent) == 1 else f"{spent[0]:.3f} [{spent[1]:.3f}, {spent[2]:.3f}]"
+
+
 def _rates(summary: Summary, grid: list[float]) -> Iterator[list[str]]:
-    budget = {True: "within 2 %", False: "missed", None: "" if summary["match"]["by"] == "none" else "fixed size"}
+    match = summary["match"]
+    if match["by"] == "none":
+        budget = dict.fromkeys((True, False, None), "")
+    else:
+        near = f"within {100 * match['tolerance']:g} %"
+        budget = {True: near, False: f"not shown to be {near}", None: "fixed size"}
     for row in summary["rows"]:
         losses = summary["tuning"].get(row["method"], {}).get("answer_loss", {})
         cells = [_loss(losses[f"{rate:g}"]) if f"{rate:g}" in losses else "" for rate in grid]
         chosen = "" if row["learning_rate"] is None else f"{row['learning_rate']:g}"
-        yield [row["method"], chosen, *cells, f"{row['parameters']:,}", budget[row["matched"]]]
+        spent = [spent_text(row["spent"])] if match["by"] in SPENT else []
+        yield [row["method"], chosen, *cells, f"{row['parameters']:,}", *spent, budget[row["matched"]]]
 
 
 def _loss(loss: float | None) -> str:

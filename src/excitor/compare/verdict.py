@@ -98,15 +98,23 @@ def _cautions(summary: Summary) -> list[str]:
     failed = [f"{row['method']} ({row['failed']})" for row in summary["rows"] if row["failed"]]
     if failed:
         lines.append(f"Caution: runs that diverged are left out of means: {', '.join(failed)}.")
+    match = summary["match"]
+    if match["by"] == "none":
+        return lines + _missing(summary)
     unmatched = [f"{row['method']} ({row['parameters']:,})" for row in summary["rows"] if row["matched"] is False]
     if unmatched:
-        lines.append(f"Caution: no size of these comes within 2 % of the budget: {', '.join(unmatched)}.")
-    if summary["match"]["by"] != "none":
-        fixed = [f"{row['method']} ({row['parameters']:,})" for row in summary["rows"] if row["matched"] is None]
-        lines.append(f"These have no size to choose: {', '.join(fixed)}." if fixed else "All have the same size.")
-    if summary["missing"]:
-        lines.append(f"Caution: no finished run of {', '.join(summary['missing'])}.")
-    return lines
+        lines.append(
+            f"Caution: these are not shown to be within {100 * match['tolerance']:g} % of the budget ({match['by']}): "
+            f"{', '.join(unmatched)}."
+        )
+    fixed = [f"{row['method']} ({row['parameters']:,})" for row in summary["rows"] if row["matched"] is None]
+    lines.append(f"These have no size to choose: {', '.join(fixed)}." if fixed else "All have a size that was chosen.")
+    return lines + _missing(summary)
+
+
+def _missing(summary: Summary) -> list[str]:
+    names = summary["missing"]
+    return [f"Caution: no finished run of {', '.join(names)}."] if names else []
 
 
 def _sign(summary: Summary, name: str, other: str, tested: bool = False) -> int:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -10,7 +11,9 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import ExcitorError
+from .sources import FEATURES
 from .templates import Messages, Span, Template, adds_bos, resolve_template
+from .token_cache import read_or_make, token_file
 
 
 IGNORED = -100
@@ -24,13 +27,14 @@ class Encoded:
 
     Attributes:
         dataset: Columns ``input_ids`` and ``labels`` (lists of int of equal length); a label is -100 on everything
-            that is not an answer.
+            that is not an answer. Further ones as in the examples.
         rows_read: Rows before any was dropped.
         dropped: Number of rows left out, by reason.
         supervised_tokens: Number of labels that are not -100.
         template: ``"chat"`` or ``"instruction"``, as conversations were rendered; ``"verbatim"`` where there was only
             prompt/completion text. A prompt for the trained model should be rendered with it.
         stop_token: What answers end with; generation should stop there.
+        cache: How the cache served, in words; empty where none was used.
     """
 
     dataset: datasets.Dataset
@@ -39,10 +43,16 @@ class Encoded:
     supervised_tokens: int
     template: str
     stop_token: str
+    cache: str = ""
 
 
 def encode_examples(
-    examples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int, template: str = "auto"
+    examples: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    template: str = "auto",
+    cache: bool = False,
 ) -> Encoded:
     """Encode the examples of ``load_examples``; the loss is on every answer, including the token that ends it.
 
@@ -51,20 +61,23 @@ def encode_examples(
     ``max_length``.
 
     Args:
-        examples: Columns ``messages``, ``prompt``, ``completion``, ``source``, ``row``.
+        examples: Columns ``messages``, ``prompt``, ``completion``, ``source``, ``row``; any others are kept.
         tokenizer: The model's tokenizer.
         max_length: Most tokens a row may have.
         template: For conversations; see ``resolve_template``.
+        cache: Keep the tokens on disk, or read them from there where they have been made before; see ``token_file``.
 
     Raises:
         ExcitorError: No row is left, the template cannot render a row, or the template or tokenizer does not serve.
     """
+    carried = {name: kind for name, kind in examples.features.items() if name not in FEATURES}
     only_pairs = all(messages is None for messages in examples["messages"])
     resolved = resolve_template(tokenizer, "verbatim" if only_pairs else template)
-    encoded = examples.map(
+    make = partial(
+        examples.map,
         _encode_batch,
         batched=True,
-        remove_columns=examples.column_names,
+        remove_columns=list(FEATURES),
         fn_kwargs={"template": resolved, "max_length": max_length},
         features=datasets.Features(
             {
@@ -74,9 +87,12 @@ def encode_examples(
                 "length": datasets.Value("int64"),
                 "supervised": datasets.Value("int64"),
             }
+            | carried
         ),
         desc="Encoding",
     )
+    file = token_file(examples, tokenizer, resolved.jinja, max_length) if cache else None
+    encoded, served = read_or_make(file, make) if file else (make(), "")
     reasons: list[str | None] = encoded["dropped"][:]
     kept = [index for index, reason in enumerate(reasons) if reason is None]
     dropped = Counter(reason for reason in reasons if reason is not None)
@@ -89,12 +105,13 @@ def encode_examples(
             + ("; raise max_length" if TOO_LONG in dropped else "")
         )
     return Encoded(
-        dataset=encoded.select(kept).select_columns(["input_ids", "labels"]),
+        dataset=encoded.select(kept).select_columns(["input_ids", "labels", *carried]),
         rows_read=len(examples),
         dropped=dict(dropped),
         supervised_tokens=sum(encoded["supervised"]),
         template=resolved.name,
         stop_token=resolved.stop_token,
+        cache=served,
     )
 
 

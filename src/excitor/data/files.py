@@ -49,8 +49,16 @@ def decode(stream: IO[bytes]) -> str:
     return stream.read().decode("utf-8-sig")
 
 
-def _json(stream: IO[bytes]) -> list[Row]:
-    """A list of rows, an object that holds them under one key, a single row, or JSON lines under this suffix."""
+def read_json(stream: IO[bytes], layout: Callable[[Any], list[Row] | None] = lambda value: None) -> list[Row]:
+    """A list of rows, an object that holds them under one key, a single row, or JSON lines under this suffix.
+
+    Args:
+        stream: The file.
+        layout: Looks first, and gives the rows of a value that has another layout; None for any other value.
+
+    Raises:
+        ExcitorError: It is no JSON, or has none of these layouts.
+    """
     text = decode(stream)
     try:
         value: Any = json.loads(text)
@@ -58,6 +66,8 @@ def _json(stream: IO[bytes]) -> list[Row]:
         if error.msg == "Extra data":  # a whole value and then another one
             return _parse_lines(text)
         raise ExcitorError(f"not valid JSON: {error}") from None
+    if (rows := layout(value)) is not None:
+        return rows
     if isinstance(value, dict) and is_row(value):
         return [value]
     if isinstance(value, dict):
@@ -93,7 +103,7 @@ def _csv(stream: IO[bytes]) -> list[Row]:
 
 
 READERS: dict[str, Reader] = {
-    ".json": _json,
+    ".json": read_json,
     ".jsonl": lambda stream: _parse_lines(decode(stream)),
     ".csv": _csv,
     ".parquet": lambda stream: pyarrow.parquet.read_table(stream).to_pylist(),

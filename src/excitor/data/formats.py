@@ -41,31 +41,36 @@ def is_row(value: Row) -> bool:
     return any(value.keys() >= set(form.required) for form in FORMATS)
 
 
-def recognise(columns: Sequence[str], source: str) -> Format:
-    """The form of a source with these columns; where several fit, the first of ``FORMATS``.
+def recognise(columns: Sequence[str], source: str, forms: Sequence[Format]) -> Format:
+    """The form of a source with these columns; where several fit, the first of ``forms``.
+
+    Args:
+        columns: Of the source.
+        source: Its name, for messages.
+        forms: Those to choose from.
 
     Raises:
         ExcitorError: No form fits; the message lists the columns, the accepted forms and the nearest one.
     """
-    for form in FORMATS:
+    for form in forms:
         if set(form.required) <= set(columns):
             return form
     names = ", ".join(name[:40] for name in columns[:20])
     more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
     raise ExcitorError(
         f"{source} has the columns {names}{more}, which is none of the accepted forms: "
-        f"{'; '.join(map(str, FORMATS))}. {_nearest(columns)}"
+        f"{'; '.join(map(str, forms))}. {_nearest(columns, forms)}"
     )
 
 
-def _nearest(columns: Sequence[str]) -> str:
+def _nearest(columns: Sequence[str], forms: Sequence[Format]) -> str:
     """What to rename or add, for the form that shares or nearly shares most columns."""
     spelled = {name.lower(): name for name in columns}
     matches = {
         form: {name: difflib.get_close_matches(name, spelled, n=1, cutoff=0.8) for name in form.required}
-        for form in FORMATS
+        for form in forms
     }
-    nearest = max(FORMATS, key=lambda form: sum(map(bool, matches[form].values())))
+    nearest = max(forms, key=lambda form: sum(map(bool, matches[form].values())))
     if not any(matches[nearest].values()):
         return "Rename the columns to those of one form."
     lacks = [
@@ -143,11 +148,16 @@ def _from_prompt_completion(row: Row) -> Example:
     return {"prompt": _text(row, "prompt"), "completion": _text(row, "completion", absent="")}
 
 
+def question_and_answer(row: Row, question: str, answer: str) -> Example:
+    """The columns of these names and ``input``, which is part of the question where it is there."""
+    parts = [_text(row, question), _text(row, "input", absent="")]
+    asked = "\n\n".join(part for part in parts if part.strip())
+    said = _text(row, answer, absent="")
+    return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]}
+
+
 def _from_alpaca(row: Row) -> Example:
-    parts = [_text(row, "instruction"), _text(row, "input", absent="")]
-    question = "\n\n".join(part for part in parts if part.strip())
-    answer = _text(row, "output", absent="")
-    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+    return question_and_answer(row, "instruction", "output")
 
 
 FORMATS = (

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ import datasets
 
 from ..errors import ExcitorError
 from .files import READERS, Reader, read_file, suffix_of
-from .formats import Row, recognise
+from .formats import FORMATS, Format, Row, recognise
 
 
 Rows = Sequence[Row] | datasets.Dataset
@@ -26,13 +26,22 @@ FEATURES = datasets.Features(
 )
 
 
-def load_examples(sources: Sequence[str]) -> datasets.Dataset:
+def load_examples(
+    sources: Sequence[str],
+    *,
+    forms: Sequence[Format] = FORMATS,
+    read: Callable[[str], Iterator[tuple[str, Rows]]] | None = None,
+    features: datasets.Features = FEATURES,
+) -> datasets.Dataset:
     """Read and concatenate sources; nothing is shuffled, removed or repeated.
 
     Args:
         sources: Each a local file (.json, .jsonl, .csv or .parquet, also with .gz), a folder of such files, a folder
             written by ``Dataset.save_to_disk``, or the id of a data set on the hub (its train split). A trailing
             ``#N`` takes the first N rows, unless a file of that very name exists.
+        forms: Of rows that are accepted.
+        read: Gives the rows of a source; :func:`read_source` if not given.
+        features: Of the data set, where the forms give more than is said below.
 
     Returns:
         A data set with the columns ``messages`` (list of role and content) *or* ``prompt`` and ``completion`` (the
@@ -48,20 +57,20 @@ def load_examples(sources: Sequence[str]) -> datasets.Dataset:
     examples: list[dict[str, Any]] = []
     notes: list[str] = []
     for source in sources:
-        for name, rows in read_source(source):
+        for name, rows in (read or read_source)(source):
             columns = column_names(rows)
-            form = recognise(columns, name)
+            form = recognise(columns, name, forms)
             for number, row in enumerate(cast(Iterable[Row], rows), 1):
                 try:
                     example = form.convert(row)
                 except ExcitorError as error:
                     raise ExcitorError(f"{name}, row {number}: {error} (read as {form})") from None
-                examples.append(dict.fromkeys(FEATURES) | example | {"source": name, "row": number})
+                examples.append(dict.fromkeys(features) | example | {"source": name, "row": number})
             ignored = ", ".join(column for column in columns if column not in form.required + form.optional)
             notes.append(
                 f"{name}: {len(rows):,} rows, {form.name}" + (f"; ignored columns: {ignored}" * bool(ignored))
             )
-    dataset = datasets.Dataset.from_list(examples, features=FEATURES)
+    dataset = datasets.Dataset.from_list(examples, features=features)
     dataset.info.description = "\n".join(notes)
     return dataset
 
@@ -72,7 +81,7 @@ def read_source(source: str, readers: Mapping[str, Reader] = READERS) -> Iterato
     Raises:
         ExcitorError: The source is missing, unreadable or empty.
     """
-    name, left = _split_limit(source)
+    name, left = split_limit(source)
     for table, rows in _open(name, readers):
         if len(rows) == 0:
             raise ExcitorError(f"{table} holds no rows")
@@ -91,7 +100,12 @@ def column_names(rows: Rows) -> list[str]:
     return list(dict.fromkeys(column for row in rows for column in row))
 
 
-def _split_limit(source: str) -> tuple[str, int | None]:
+def split_limit(source: str) -> tuple[str, int | None]:
+    """The name of a source, and how many rows to take of it: N after ``#N``, else None.
+
+    Raises:
+        ExcitorError: What stands after ``#`` is no number of rows.
+    """
     name, mark, limit = source.rpartition("#")
     if not mark or Path(source).exists():
         return source, None

@@ -16,6 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from excitor.errors import ExcitorError
 from excitor.layer import ExcitorLayer, excitor_layers
+from excitor.vision.model import ExcitorForConditionalGeneration
 
 
 EAGER = "eager_attention_forward"  # what transformers calls it in the file of every model that has one
@@ -43,6 +44,17 @@ class Observation(NamedTuple):
     after: Tensor
 
 
+class Scored(NamedTuple):
+    """What eager attention makes its scores of, ``scale * query @ key``, rotated where the model rotates.
+
+    ``query`` is ``(H, M, d)``, ``key`` is ``(K, M, d)`` with K key heads or, where a model has repeated them, H.
+    """
+
+    query: Tensor
+    key: Tensor
+    scale: float
+
+
 def shift(before: Tensor, after: Tensor) -> Tensor:
     """Total variation between attention rows, half their L1 distance: ``(..., M)`` to ``(...)``, from 0 to 1."""
     return (after - before).abs().sum(-1) / 2
@@ -62,9 +74,9 @@ def observe(model: PeftModel, ids: Sequence[int], see: Callable[[Observation], N
         normalised; each ``(M, C)``.
     """
     with ExitStack() as stack:
-        queries = stack.enter_context(_seen_queries())
+        scored = stack.enter_context(scored_attention())
         for name, layer in active_layers(model).items():
-            rerun = _Rerun(name, layer, queries, see)
+            rerun = _Rerun(name, layer, scored, see)
             stack.callback(layer.register_forward_pre_hook(rerun.read).remove)
             stack.callback(attention_of(model, name).register_forward_hook(rerun, with_kwargs=True).remove)
             stack.callback(setattr, layer.placement, "watch", None)
@@ -105,6 +117,8 @@ def measurable(model: PeftModel) -> Iterator[str]:
             "activate the one to be measured with model.set_adapter(name)."
         )
     base: Any = model.get_base_model()
+    if isinstance(base, ExcitorForConditionalGeneration):
+        base = base.language_model  # the attention of the encoder is not looked at, and stays as it is
     training, implementation = model.training, base.config._attn_implementation
     base.set_attn_implementation("eager")
     model.eval()
@@ -137,9 +151,9 @@ class _Rerun:
     """Forward hook of an attention: runs it again with the adapter silent, on the same input."""
 
     def __init__(
-        self, name: str, layer: ExcitorLayer, queries: dict[nn.Module, Tensor], see: Callable[[Observation], None]
+        self, name: str, layer: ExcitorLayer, scored: dict[nn.Module, Scored], see: Callable[[Observation], None]
     ) -> None:
-        self._name, self._layer, self._queries, self._see = name, layer, queries, see
+        self._name, self._layer, self._scored, self._see = name, layer, scored, see
         self._hidden: Tensor | None = None
         self._key: Tensor | None = None
 
@@ -154,22 +168,25 @@ class _Rerun:
     def __call__(self, attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         after = output[1][0].float()
         hidden, key = (cast(Tensor, tensor).flatten(end_dim=-2) for tensor in (self._hidden, self._key))
-        norms = self._queries.pop(attention) * _stretch(kwargs.get("position_embeddings"))
+        query, _, scale = self._scored.pop(attention)
+        norms = query.float().norm(dim=-1) * scale * _stretch(kwargs.get("position_embeddings"))
         with _silent(self._layer):
             _, before = attention.forward(*args, **kwargs)[:2]  # not through __call__, which would come here again
-        self._queries.clear()
+        self._scored.clear()
         self._see(Observation(self._name, self._layer, hidden, key, norms, before[0].float(), after))
 
 
 @contextmanager
-def _seen_queries() -> Iterator[dict[nn.Module, Tensor]]:
-    """Within it eager attention leaves the length of its queries, scaled as the scores are: ``(H, M)`` by module."""
-    seen: dict[nn.Module, Tensor] = {}
+def scored_attention() -> Iterator[dict[nn.Module, Scored]]:
+    """Within it eager attention leaves, by module, what it made its scores of last."""
+    seen: dict[nn.Module, Scored] = {}
 
-    def attend(module: nn.Module, query: Tensor, *args: Any, scaling: float | None = None, **kwargs: Any) -> Any:
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, *args: Any, scaling: float | None = None, **kwargs: Any
+    ) -> Any:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        seen[module] = query[0].float().norm(dim=-1) * scale
-        return getattr(_file(module), EAGER)(module, query, *args, scaling=scaling, **kwargs)
+        seen[module] = Scored(query[0], key[0], scale)
+        return getattr(_file(module), EAGER)(module, query, key, *args, scaling=scaling, **kwargs)
 
     ALL_ATTENTION_FUNCTIONS["eager"] = attend
     try:

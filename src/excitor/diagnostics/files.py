@@ -14,7 +14,7 @@ from excitor.checkpoint import check_finite
 from excitor.errors import ExcitorError
 
 
-KEY = re.compile(r"(?:base_model\.model\.)?(?P<layer>.+)\.excitor_(?:processor|generator)\.(?P<part>\w+)")
+KEY = re.compile(r"(?:base_model\.model\.)?(?P<layer>.+)\.excitor_(?:processor|generator|visual)\.(?P<part>\w+)")
 TABLES = ("prompts", "value_prompts")
 
 
@@ -73,6 +73,8 @@ def _expected_parts(config: dict[str, Any]) -> list[str]:
         parts.append("prompts")
     if config.get("num_local_prompts"):
         parts.append("local")
+    if config.get("vision_width"):
+        parts += ["key_map", "value_map"]
     return parts
 
 

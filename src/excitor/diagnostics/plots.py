@@ -68,7 +68,7 @@ def draw_attention(attention: AttentionMap, tokens: Sequence[str], path: Path) -
     largest = attention.change.abs().max().item() or 1.0
     image = axes.imshow(attention.change, cmap="RdBu", vmin=-largest, vmax=largest)
     if len(tokens) <= MOST_LABELS:
-        names = [_printable(token) for token in tokens]
+        names = [printable(token) for token in tokens]
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.set(
@@ -93,5 +93,6 @@ def _share(value: float, most: float) -> float:
     return value / most if most else 0.0
 
 
-def _printable(token: str) -> str:
-    return repr(token)[1:-1].replace("$", r"\$")  # matplotlib reads $ as mathematics
+def printable(token: str) -> str:
+    """A token's text with control characters written out, for matplotlib, which reads $ as mathematics."""
+    return repr(token)[1:-1].replace("$", r"\$")

@@ -15,6 +15,7 @@ from excitor.diagnostics.doctor import Finding
 if TYPE_CHECKING:
     from excitor.diagnostics.measure import LayerMeasure, Measurement
     from excitor.diagnostics.moves import AttentionMap
+    from excitor.diagnostics.picture_inspection import PictureInspection
 
 
 NUMBERS_UP_TO = 8  # heads whose gates still fit a line as numbers; more are drawn as shades
@@ -100,6 +101,41 @@ def moves_table(attention: "AttentionMap", tokens: Sequence[str]) -> Group:
         places = [Text(f"{place} {tokens[place]!r}") for place in (move.at, move.source, move.target)]
         table.add_row(*places, f"{move.amount:.3f}")
     return Group(Text(title, style="italic"), table)
+
+
+def picture_table(inspection: "PictureInspection", listed: int) -> Group:
+    """The words whose attention a picture raises and lowers most, and what in it does so.
+
+    Args:
+        inspection: Of the picture.
+        listed: Words that rose, and as many that fell.
+    """
+    layers = ", ".join(map(str, inspection.layers))
+    where = f"layers {layers}" + (f", query head {inspection.head}" if inspection.head is not None else "")
+    lines = [f"{'Answered' if inspection.generated else 'Given answer'}: {inspection.answer!r}"]
+    lines.append(f"Attention to each token with the picture and without it, in % of all ({where})")
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for heading in ("token", "without", "with", "change", "patches", "others", "learnable", "patch"):
+        table.add_column(heading, justify="left" if heading == "token" else "right", no_wrap=True)
+    for word in (*inspection.raised(listed), *reversed(inspection.fallen(listed))):
+        row, column = inspection.strongest_patch(word)
+        values = (word.change, word.patches, word.other_features, word.learnable)
+        table.add_row(
+            Text(f"{word.at} {word.text!r}"),
+            f"{100 * word.without:.2f}",
+            f"{100 * word.seeing:.2f}",
+            *(f"{100 * value:+.2f}" for value in values),
+            f"{row},{column}",
+        )
+    sources = inspection.sources()
+    note = Text(
+        f"patches, others, learnable: what of the change is theirs; over all tokens {sources['patches']:.0%} of what "
+        f"moves is the patches', {sources['other_features']:.0%} that of features without a place in the picture "
+        f"(class token), {sources['learnable']:.0%} that of learnable prompts, whose weights the picture changes; "
+        f"patch: row and column of the one that did most, of {inspection.maps.shape[1]} x {inspection.maps.shape[2]}.",
+        style="dim",
+    )
+    return Group(*(Text(line, style="italic") for line in lines), table, note)
 
 
 def findings_text(findings: Sequence[Finding]) -> Text:

@@ -13,7 +13,13 @@ from excitor.evaluate.bars import BARS
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # Options by how they start, and the one without which they would do nothing.
-PARTS_OF = {"mmlu_": "mmlu", "scienceqa_": "scienceqa", "task_": "tasks", "max_new_tokens": "replies"}
+PARTS_OF = {
+    "mmlu_": "mmlu",
+    "scienceqa_": "scienceqa",
+    "task_": "tasks",
+    "max_new_tokens": "replies",
+    "images": "captions",
+}
 
 
 @dataclass
@@ -75,6 +81,16 @@ class EvalArguments(Arguments):
     scienceqa_shots: int = field(default=0, metadata={"help": "Answered examples in front of each question of it."})
     scienceqa_captions: bool = field(
         default=False, metadata={"help": "Ask its questions with an image too, a caption standing for the image."}
+    )
+    scienceqa_images: bool = field(
+        default=False, metadata={"help": "Ask its questions with an image too, and show the image."}
+    )
+    captions: str | None = field(
+        default=None,
+        metadata={"help": "Reference captions, in COCO's layouts or as rows; the pictures are captioned and scored."},
+    )
+    images: list[str] = field(
+        default_factory=list, metadata={"help": "Folder with these pictures; that of --captions when not given."}
     )
     tasks: list[str] = field(
         default_factory=list,
@@ -163,6 +179,11 @@ class EvalArguments(Arguments):
                 yield f"{flag(name)} needs {flag(whole)}."
         if self.replies and not self.data:
             yield "--replies needs --data."
+        if self.scienceqa_captions and self.scienceqa_images:
+            yield "--scienceqa-captions stand for the images that --scienceqa-images shows: give one of the two."
+        for name in ("captions", "scienceqa_images"):
+            if getattr(self, name) and not self.adapter:
+                yield f"{flag(name)} needs an --adapter that was trained on pictures."
         by = (self.retain, self.data, self.mmlu, self.scienceqa, self.tasks)
         if self.model and not self.compares and not any(by):
             yield "There is nothing to measure --model by: give --retain, --data or --mmlu, or compare with a --base."

@@ -19,17 +19,29 @@ from excitor.evaluate.task import Subject
 GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "use_cache": True}
 
 
+Inputs = Callable[[Sequence[str]], Mapping[str, Tensor]]
+"""What a model is given of prompts beside their tokens, by their names."""
+
+
+def no_inputs(names: Sequence[str]) -> Mapping[str, Tensor]:
+    """Nothing beside tokens."""
+    return {}
+
+
 def answer_all(
     subjects: Sequence[Subject],
     tokenizer: PreTrainedTokenizerBase,
     prompts: Mapping[str, Sequence[int]],
     progress: Progress,
     title: str,
+    *,
+    inputs: Inputs = no_inputs,
     **settings: Any,
 ) -> dict[str, dict[str, str | None]]:
     """Every subject's replies to the same prompts, by the subject's name; ``settings`` as in `generate_replies`.
 
-    The shortest context decides for all subjects which prompts are too long.
+    The shortest context decides for all subjects which prompts are too long. ``inputs`` are given to adapters alone: a
+    base has nothing that could see a picture.
 
     Raises:
         NonFiniteError: Logits are NaN; the message names the subject and the prompt.
@@ -45,6 +57,7 @@ def answer_all(
                     tokenizer,
                     prompts,
                     context=context,
+                    inputs=inputs if subject.adapter else no_inputs,
                     on_batch=lambda rows, bar=bar: progress.advance(bar, rows),
                     **settings,
                 )
@@ -64,6 +77,7 @@ def generate_replies(
     template: str = "auto",
     context: int | None = None,
     on_batch: Callable[[int], object] = lambda rows: None,
+    inputs: Inputs = no_inputs,
 ) -> dict[str, str | None]:
     """Continue every prompt with the likeliest tokens, up to a token that ends an answer.
 
@@ -79,6 +93,7 @@ def generate_replies(
         template: What the prompts were rendered with; its stop token ends an answer, and so does the model's own.
         context: Most tokens in prompt and reply together; by default what the model reads.
         on_batch: Told how many more prompts are done, in all processes.
+        inputs: What the model is given of some prompts beside their tokens, such as pictures.
 
     Returns:
         By name, in the order given, the reply without special tokens and surrounding white space; None where prompt
@@ -99,6 +114,7 @@ def generate_replies(
         tokens = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
+            **{name: tensor.to(model.device) for name, tensor in inputs(names).items()},
             max_new_tokens=max_new_tokens,
             eos_token_id=stops or None,
             pad_token_id=padding,

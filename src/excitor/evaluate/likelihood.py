@@ -1,6 +1,6 @@
 """Token losses of several models on the same documents, and how far each is from the first of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +36,7 @@ def compare(
     advance: Callable[[int], object] = lambda documents: None,
     name_of: Callable[[int], str] = lambda place: f"document {place + 1}",
     share: Callable[[Sequence[list[int]]], Sequence[list[int]]] = lambda batches: batches,
+    inputs: Callable[[Sequence[int]], Mapping[str, Tensor]] = lambda rows: {},
 ) -> dict[str, Scores]:
     """Run every batch through all subjects. The base's logits are computed once and shared.
 
@@ -47,6 +48,7 @@ def compare(
         advance: Told the number of documents in each finished batch.
         name_of: What a document is called in a message, by its place in the data set.
         share: Picks the batches to run; documents in others get no scores.
+        inputs: What the models are given of some documents beside their tokens, such as pictures.
 
     Returns:
         Scores by subject name, documents in the data set's order; the base's own KL and flips are 0.
@@ -62,7 +64,7 @@ def compare(
         for ids, labels in zip(dataset["input_ids"], dataset["labels"], strict=True)
     ]
     for rows in share(_plan(columns, batch_size, vocabulary)):
-        batch = _Batch.of(rows, columns, base.model.device)
+        batch = _Batch.of(rows, columns, inputs(rows), base.model.device)
         base_logits = batch.logits(base, vocabulary)
         batch.score(base_logits, base_logits, base.name, name_of, scores[base.name])
         for subject in others:
@@ -77,9 +79,16 @@ class _Batch:
     input_ids: Tensor  # [B, T]
     attention_mask: Tensor  # [B, T]
     labels: Tensor  # [B, T]
+    inputs: dict[str, Tensor]
 
     @classmethod
-    def of(cls, rows: list[int], columns: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> "_Batch":
+    def of(
+        cls,
+        rows: list[int],
+        columns: Sequence[tuple[Tensor, Tensor]],
+        inputs: Mapping[str, Tensor],
+        device: torch.device,
+    ) -> "_Batch":
         """Rows padded on the right."""
         input_ids = torch.zeros(len(rows), max(len(columns[row][0]) for row in rows), dtype=torch.long)
         labels = torch.full_like(input_ids, -100)
@@ -89,12 +98,14 @@ class _Batch:
             input_ids[place, : len(ids)] = ids
             labels[place, : len(ids)] = targets
             mask[place, : len(ids)] = 1
-        return cls(rows, input_ids.to(device), mask.to(device), labels.to(device))
+        given = {name: tensor.to(device) for name, tensor in inputs.items()}
+        return cls(rows, input_ids.to(device), mask.to(device), labels.to(device), given)
 
     def logits(self, subject: Subject, vocabulary: int) -> Tensor:
         """[B, T, vocabulary]; virtual tokens that a prompt method puts in front have logits too, not wanted here."""
         with subject.active() as model:
-            logits = model(input_ids=self.input_ids, attention_mask=self.attention_mask, use_cache=False).logits
+            given = {"input_ids": self.input_ids, "attention_mask": self.attention_mask} | self.inputs
+            logits = model(**given, use_cache=False).logits
         return logits[:, -self.input_ids.shape[1] :, :vocabulary]
 
     def score(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from excitor.data.sources import column_names, read_source
 from excitor.environment import hash_files
 from excitor.errors import ExcitorError
 from excitor.evaluate.arguments import EvalArguments
@@ -13,6 +14,9 @@ from excitor.evaluate.forgetting import Forgetting
 from excitor.evaluate.learned import Learned
 from excitor.evaluate.subjects import Lineup, trained_template
 from excitor.evaluate.task import Task
+from excitor.run_record import read_run
+from excitor.vision.arguments import CAPTION_INSTRUCTION
+from excitor.vision.data.forms import COLUMNS
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ def _tasks(arguments: EvalArguments, lineup: Lineup) -> Iterator[tuple[type, dic
     if arguments.retain or lineup.base:
         own = {"retain": arguments.retain, "documents": arguments.retain_documents, "seed": arguments.seed}
         yield Forgetting, own | text | size
+    if arguments.data and lineup.sight:
+        _refuse_pictures(arguments.data)
     if arguments.data:
         yield Learned, {"data": arguments.data} | text | chat | size
     if arguments.replies:
@@ -65,7 +71,14 @@ def _tasks(arguments: EvalArguments, lineup: Lineup) -> Iterator[tuple[type, dic
         own = {"folder": arguments.scienceqa, "split": arguments.scienceqa_split}
         own |= {"format": arguments.scienceqa_format, "shots": arguments.scienceqa_shots, "seed": arguments.seed}
         own |= {"captions": arguments.scienceqa_captions}
+        own |= {"vision_model": _encoder("--scienceqa-images", lineup)} if arguments.scienceqa_images else {}
         yield ScienceQA, own | chat | size
+    if arguments.captions:
+        from excitor.evaluate.captions.task import Captions
+
+        own = {"annotations": arguments.captions, "images": arguments.images}
+        own |= {"vision_model": _encoder("--captions", lineup), "instruction": _asked(lineup)}
+        yield Captions, own | chat | size
     if arguments.tasks:
         from excitor.evaluate.harness import Harness
 
@@ -74,9 +87,35 @@ def _tasks(arguments: EvalArguments, lineup: Lineup) -> Iterator[tuple[type, dic
         yield Harness, own | {"template": chat["template"] if arguments.task_chat else None} | size
 
 
+def _refuse_pictures(data: list[str]) -> None:
+    """Answers to --data are measured on text: without their pictures they would look worse than they are."""
+    for source in data:
+        for name, rows in read_source(source):
+            if named := sorted({*COLUMNS} & {*column_names(rows)}):
+                raise ExcitorError(
+                    f"--data {name} names pictures ({', '.join(named)}), which are not shown there: give --captions, "
+                    "or hold rows out with --eval-rows of excitor train, whose report shows them."
+                )
+
+
+def _encoder(option: str, lineup: Lineup) -> str:
+    if lineup.sight is None:
+        raise ExcitorError(
+            f"{option} needs an adapter that was trained on pictures; these were trained on text: "
+            f"{', '.join(lineup.adapters)}."
+        )
+    return str(lineup.sight.vision_model)
+
+
+def _asked(lineup: Lineup) -> str:
+    """What the adapters were asked for captions with."""
+    runs = [read_run(directory) for directory in lineup.adapters.values()]
+    return next((run["caption_instruction"] for run in runs if "caption_instruction" in run), CAPTION_INSTRUCTION)
+
+
 def _define(kind: type, options: dict[str, Any], arguments: EvalArguments, lineup: Lineup) -> Planned:
     files = [*options.get("retain", []), *options.get("data", [])]
-    files += [options[name] for name in ("source", "folder", "task_path") if options.get(name)]
+    files += [options[name] for name in ("source", "folder", "task_path", "annotations") if options.get(name)]
     definition = {
         "options": {name: value for name, value in options.items() if name != "batch_size"},
         "files_sha256": hash_files(files),

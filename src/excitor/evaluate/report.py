@@ -1,6 +1,7 @@
 """What was learned and what was forgotten, as one report."""
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,13 @@ from excitor.evaluate.task import Subject
 
 
 def measure(
-    model: PeftModel, learn: Dataset, retain: Dataset, *, retain_source: str, batch_size: int = 16
+    model: PeftModel,
+    learn: Dataset,
+    retain: Dataset,
+    *,
+    retain_source: str,
+    batch_size: int = 16,
+    inputs: Callable[[Sequence[int]], Mapping[str, Tensor]] = lambda rows: {},
 ) -> dict[str, Any]:
     """Measure an adapter against its base: the answers it should have learned, the text it should not have touched.
 
@@ -29,6 +36,7 @@ def measure(
         retain: Text that is not instructions: ``input_ids`` and ``labels``.
         retain_source: Where that text comes from, as shown to readers.
         batch_size: Rows in a batch, at most.
+        inputs: What belongs to rows of ``learn`` beside their tokens; see :func:`excitor.evaluate.likelihood.compare`.
 
     Returns:
         A dictionary that JSON can hold: ``learned``, ``forgotten``, ``parameters``, ``seconds``.
@@ -39,7 +47,7 @@ def measure(
     started = time.perf_counter()
     trainable, total = model.get_nb_trainable_parameters()
     subjects = [Subject("base", model), Subject("adapter", model, model.active_adapters[0])]
-    learned = compare(subjects, learn, batch_size)
+    learned = compare(subjects, learn, batch_size, inputs=inputs)
     forgotten = compare(subjects, retain, batch_size)
     return {
         "learned": {

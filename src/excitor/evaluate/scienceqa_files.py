@@ -10,6 +10,23 @@ from excitor.evaluate.names import some
 from excitor.evaluate.scienceqa import GRADES, LETTERS, SUBJECTS, Problem
 
 
+SPLITS_FILE = "pid_splits.json"
+
+
+def problems_file(folder: Path) -> Path:
+    """The file of problems in ScienceQA's folder: ``problems.json``, else the only ``problems*.json``, or gzipped.
+
+    Raises:
+        ExcitorError: There is none, or several.
+    """
+    found = sorted([*folder.glob("problems*.json"), *folder.glob("problems*.json.gz")])
+    official = [path for path in found if path.name in ("problems.json", "problems.json.gz")]
+    if len(official or found) == 1:
+        return (official or found)[0]
+    names = ", ".join(path.name for path in found) or "none"
+    raise ExcitorError(f"{folder} must be a folder with one problems.json or problems.json.gz; found: {names}")
+
+
 def read_problems(path: Path) -> dict[str, Problem]:
     """The problems of ``problems.json`` by id.
 

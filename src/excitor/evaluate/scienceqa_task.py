@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from rich.progress import Progress
@@ -16,19 +16,18 @@ from excitor.evaluate.generation import answer_all
 from excitor.evaluate.markdown import markdown_table
 from excitor.evaluate.metric import Metric
 from excitor.evaluate.scienceqa import COLUMNS, Format, Problem, build_prompt, build_target, extract_answer, score
-from excitor.evaluate.scienceqa_files import read_problems, select_split
+from excitor.evaluate.scienceqa_files import SPLITS_FILE, problems_file, read_problems, select_split
 from excitor.evaluate.task import Item, Subject
 
 
 # Where the answer stands first, what follows it cannot change the score.
 LONGEST_REPLY = {"QCM-A": 32, "QCM-ALE": 32, "QCM-LEA": 256}
-SPLITS = "pid_splits.json"
 
 
 class ScienceQA:
     """Accuracy of greedy answers on ScienceQA's questions.
 
-    A question with an image is asked only with a caption in place of the image, if wanted; else it is counted. An
+    A question with an image is asked with the image, or with a caption in its place, if wanted; else it is counted. An
     answer from which no choice can be read has failed: it is counted and is wrong. So is a question that leaves no
     room for the longest answer in the model's context. After examples, an answer ends with its line, as in the
     official code: examples are answered in one line, and a model that copies them goes on with questions of its own.
@@ -40,6 +39,7 @@ class ScienceQA:
             before its explanation (``"QCM-ALE"``), or after it (``"QCM-LEA"``).
         shots: Solved text questions of the train split in front of each question.
         captions: Whether to ask questions with an image whose problem has a caption, which joins the context.
+        vision_model: The encoder whose image processor prepares the images, which are shown then; None to show none.
         template: How the question becomes a prompt; see ``resolve_template``.
         max_new_tokens: Longest answer; by default 32 tokens, 256 for ``"QCM-LEA"``.
         batch_size: Questions side by side, at most.
@@ -56,17 +56,19 @@ class ScienceQA:
         format: str = "QCM-A",
         shots: int = 0,
         captions: bool = False,
+        vision_model: str | None = None,
         template: str = "auto",
         max_new_tokens: int | None = None,
         batch_size: int = 16,
         seed: int = 0,
     ) -> None:
         self.folder, self.split, self.format, self.shots = Path(folder), split, format, shots
-        self.captions = captions
+        self.captions, self.vision_model = captions, vision_model
         self.template, self.max_new_tokens, self.batch_size, self.seed = template, max_new_tokens, batch_size, seed
         self.problems: dict[str, Problem] = {}
         self.prompts: dict[str, list[int]] = {}
         self.images = 0
+        self._show: dict[str, Any] = {}
 
     def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Read the files and render the questions.
@@ -79,12 +81,12 @@ class ScienceQA:
             raise ExcitorError(f"the format of ScienceQA is one of {', '.join(LONGEST_REPLY)}, not {self.format!r}")
         if self.shots < 0:
             raise ExcitorError(f"the number of few-shot examples must not be negative, got {self.shots}")
-        everything, splits = read_problems(_problems_file(self.folder)), self.folder / SPLITS
+        everything, splits = read_problems(problems_file(self.folder)), self.folder / SPLITS_FILE
         chosen = select_split(everything, self.split, splits)
         asked = {
             pid: problem
             for pid, problem in chosen.items()
-            if not problem["image"] or (self.captions and problem.get("caption"))
+            if not problem["image"] or self.vision_model or (self.captions and problem.get("caption"))
         }
         if not asked:
             raise ExcitorError(
@@ -97,6 +99,22 @@ class ScienceQA:
         for pid, problem in self.problems.items():
             question = "\n\n".join([*examples, build_prompt(problem, caption=self.captions)])
             self.prompts[pid] = encode_prompt([{"role": "user", "content": question}], tokenizer, self.template)
+
+        if self.vision_model:
+            self._show = {"inputs": self._shown(self.vision_model)}
+
+    def _shown(self, vision_model: str) -> Any:
+        """The images of the problems that have one, all of which must be there."""
+        from excitor.vision.data.scienceqa import IMAGES, image_name
+        from excitor.vision.images import check_images
+        from excitor.vision.inputs import PixelInputs, by_name, read_image_processor
+
+        names = {pid: name for pid, problem in self.problems.items() if (name := image_name(pid, problem))}
+        pictures = {str(self.folder / IMAGES / name): f"problem {pid}" for pid, name in names.items()}
+        check_images(pictures)
+        numbers = {pid: number for number, pid in enumerate(names)}
+        rows = {pid: [numbers[pid]] if pid in numbers else [] for pid in self.problems}
+        return by_name(PixelInputs(pictures, read_image_processor(vision_model)), rows)
 
     def texts(self) -> Iterable[list[int]]:
         """Token ids of the prompts."""
@@ -123,6 +141,7 @@ class ScienceQA:
             max_new_tokens=self.max_new_tokens or LONGEST_REPLY[self.format],
             batch_size=self.batch_size,
             template=self.template,
+            **self._show,
         )
         return {
             subject: [_item(pid, problem, self._whole_answer(said[pid])) for pid, problem in self.problems.items()]
@@ -161,7 +180,9 @@ class ScienceQA:
             f"{len(self.problems):,} questions of split {self.split!r}, {self.format}, {self.shots}-shot, greedy.",
             "An answer that names no choice has failed and counts as wrong.",
         ]
-        if captioned:
+        if captioned and self.vision_model:
+            notes.append(f"{captioned:,} of them have an image, which was shown.")
+        elif captioned:
             notes.append(f"{captioned:,} of them have an image, for which a caption stood.")
         if self.images:
             notes.append(f"{self.images:,} further questions have an image and were not asked.")
@@ -181,15 +202,6 @@ class ScienceQA:
             raise ExcitorError(f"{splits}: split 'train' has {len(usable)} text questions for {self.shots} examples")
         chosen = (problems[pid] for pid in random.Random(self.seed).sample(usable, self.shots))
         return [f"{build_prompt(problem)} {build_target(problem, cast(Format, self.format))}" for problem in chosen]
-
-
-def _problems_file(folder: Path) -> Path:
-    found = sorted([*folder.glob("problems*.json"), *folder.glob("problems*.json.gz")])
-    official = [path for path in found if path.name in ("problems.json", "problems.json.gz")]
-    if len(official or found) == 1:
-        return (official or found)[0]
-    names = ", ".join(path.name for path in found) or "none"
-    raise ExcitorError(f"{folder} must be a folder with one problems.json or problems.json.gz; found: {names}")
 
 
 def _item(pid: str, problem: Problem, reply: str | None) -> Item:

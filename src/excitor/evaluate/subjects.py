@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -21,14 +20,15 @@ from excitor.evaluate.arguments import EvalArguments
 from excitor.evaluate.names import short_names
 from excitor.evaluate.parallel import this_process
 from excitor.evaluate.task import Subject
+from excitor.precision import DTYPES
 from excitor.quantised import check_bits, chosen_bits, load_base, weight_states
 from excitor.run_record import read_run
+from excitor.vision.configuration import ExcitorVisionConfig
+from excitor.vision.loading import read_sight, sees, with_encoder
 
 
 BASE = "base"
 DEFAULT_MAX_LENGTH = 1024
-
-_DTYPES: dict[str, Any] = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Lineup:
     """Tokens that all subjects can read; None where no configuration says."""
     bits: int | None = None
     """In how many bits models are loaded: 4, 8, or None for in full."""
+    sight: ExcitorVisionConfig | None = None
+    """Which vision encoder all adapters see with; None if they were trained on text."""
 
     @property
     def sources(self) -> dict[str, str]:
@@ -77,6 +79,8 @@ class Lineup:
         subjects = []
         if self.base:
             base = _load(self.base, precision, self.bits)
+            if self.sight:
+                base = with_encoder(base, self.sight).eval()
             subjects.append(Subject(BASE, base))
             for name, directory in self.adapters.items():
                 adapted = attach_adapter(_twin(base), directory).to(base.device).eval()
@@ -111,6 +115,7 @@ def read_lineup(arguments: EvalArguments) -> Lineup:
         ),
         context=min(filter(None, contexts), default=None),
         bits=bits,
+        sight=_common_sight(adapters),
     )
 
 
@@ -128,6 +133,20 @@ def trained_template(adapters: dict[str, str]) -> str:
             "of them: choose one with --template, or measure them one by one."
         )
     return found.pop() if found else "auto"
+
+
+def _common_sight(adapters: dict[str, str]) -> ExcitorVisionConfig | None:
+    found = {name: read_sight(directory) if sees(directory) else None for name, directory in adapters.items()}
+    encoders = {
+        name: sight and (sight.vision_model, sight.feature_layer, sight.feature_select)
+        for name, sight in found.items()
+    }
+    if len(set(encoders.values())) > 1:
+        named = ", ".join(
+            f"{name} {f'with {encoder[0]}' if encoder else 'nothing'}" for name, encoder in encoders.items()
+        )
+        raise ExcitorError(f"The adapters see with different encoders ({named}): measure them one by one.")
+    return next(iter(found.values()), None)
 
 
 def _base_of(adapters: dict[str, str]) -> str | None:
@@ -184,7 +203,7 @@ def _read_tokenizer(source: str) -> PreTrainedTokenizerBase | None:
 
 def _load(source: str, precision: str, bits: int | None) -> PreTrainedModel:
     try:
-        return load_base(source, _DTYPES[precision], bits, this_process().device).eval()
+        return load_base(source, DTYPES[precision], bits, this_process().device).eval()
     except (OSError, ValueError) as error:
         raise ExcitorError(f"{source} could not be loaded: {str(error).splitlines()[0]}") from error
 

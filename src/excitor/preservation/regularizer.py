@@ -140,7 +140,7 @@ class Preservation:
             wanted &= inputs["attention_mask"][:, 1:].bool()
         if "position_ids" in inputs:
             wanted &= inputs["position_ids"][:, 1:] != 0
-        names = ("input_ids", "attention_mask", "position_ids")
+        names = ("input_ids", "attention_mask", "position_ids", "pixel_values", "image_features", "num_images")
         inputs = {name: inputs[name] for name in names if name in inputs}
         own = self._forward(inputs).logits
         with Subject("base", self.model).active():

@@ -8,10 +8,16 @@ from typing import Any
 
 from excitor.arguments import Arguments, bits_faults, flag
 from excitor.preservation.weights import LEVELS, Weights, split_weight
+from excitor.vision.arguments import ANSWER_FORMATS, CAPTION_INSTRUCTION, SELECTIONS
 
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-PRESETS = {"default": 3e-3, "paper": 9e-3}  # with their learning rates
+PRESETS = {"default": 3e-3, "paper": 9e-3, "coco-caption": 9e-3, "scienceqa": 9e-3}  # with their learning rates
+# The models of those that see; options given as well win.
+SEEING_PRESETS = {
+    "coco-caption": {"model": "huggyllama/llama-7b", "vision_model": "openai/clip-vit-large-patch14"},
+    "scienceqa": {"model": "huggyllama/llama-7b", "vision_model": "openai/clip-vit-large-patch14"},
+}
 SCHEDULERS = ("cosine", "linear", "constant_with_warmup")
 REPLAY_FIELDS = ("replay", "replay_documents", "replay_length", "replay_batch_size", "replay_every")
 
@@ -30,7 +36,19 @@ METHOD_FIELDS = (
     "gate_init_std",
     "prompt_init_std",
     "identity_start",
+    "vision_rank",
     "target_modules",
+)
+# What says something about pictures, and nothing without a vision model.
+SIGHT_FIELDS = (
+    "images",
+    "features",
+    "feature_layer",
+    "feature_select",
+    "check_images",
+    "caption_instruction",
+    "scienceqa_format",
+    "vision_rank",
 )
 
 
@@ -47,6 +65,31 @@ class TrainArguments(Arguments):
     )
     out: str | None = field(
         default=None, metadata={"help": "Folder for the adapter, its checkpoints, metrics and report."}
+    )
+
+    vision_model: str | None = field(
+        default=None, metadata={"help": "Frozen vision encoder, to learn from pictures: a hub id or a folder."}
+    )
+    images: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Folder with the pictures that the data name; that of the data file when not given."},
+    )
+    features: str | None = field(
+        default=None, metadata={"help": "Folder with their features, made by excitor features."}
+    )
+    feature_layer: int = field(
+        default=-1,
+        metadata={"help": "Which hidden states of the encoder are its features: -1 its output, -2 the layer before."},
+    )
+    feature_select: str = field(
+        default="full", metadata={"help": f"Of these: {', '.join(SELECTIONS)}; full is class token and patches."}
+    )
+    check_images: bool = field(default=True, metadata={"help": "Open every picture before training starts."})
+    caption_instruction: str = field(
+        default=CAPTION_INSTRUCTION, metadata={"help": "What is asked where a row is a caption and says no more."}
+    )
+    scienceqa_format: str = field(
+        default="QCM-A", metadata={"help": "What is answered to ScienceQA: QCM-A, QCM-ALE, QCM-LEA."}
     )
 
     retain: list[str] = field(
@@ -75,6 +118,13 @@ class TrainArguments(Arguments):
     )
     packing: bool = field(
         default=False, metadata={"help": "Put several examples in one sequence; they do not see each other."}
+    )
+    group_by_length: bool = field(
+        default=False, metadata={"help": "Make batches of examples of about the same length, which saves padding."}
+    )
+    cache_tokens: bool = field(
+        default=True,
+        metadata={"help": "Keep the tokens of the data in HF_DATASETS_CACHE, and read them there the next time."},
     )
 
     epochs: float = field(default=3.0, metadata={"help": "Passes over the data."})
@@ -150,6 +200,10 @@ class TrainArguments(Arguments):
         default=None,
         metadata={"help": "Start exactly as the base whatever the gates are; needs gates that are not 0."},
     )
+    vision_rank: int | None = field(
+        default=None,
+        metadata={"help": "Rank of a trunk shared by a layer's maps of picture features; full if not given."},
+    )
     target_modules: list[str] = field(
         default_factory=list, metadata={"help": "Names of the key projections, for an architecture not known yet."}
     )
@@ -198,6 +252,11 @@ class TrainArguments(Arguments):
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace an earlier run in --out."})
 
+    def filled(self) -> "TrainArguments":
+        """These arguments with the models of the preset, where it has some and none are given."""
+        models = SEEING_PRESETS.get(str(self.preset), {})
+        return replace(self, **{name: model for name, model in models.items() if not getattr(self, name)})
+
     def method(self) -> dict[str, Any]:
         """The fields of ``ExcitorConfig`` that were given."""
         given = {name: getattr(self, name) for name in METHOD_FIELDS}
@@ -220,13 +279,15 @@ class TrainArguments(Arguments):
                 yield f"{flag(name)} is missing."
         yield from self._at_least(1, "retain_documents", "batch_size", "gradient_accumulation", "logging_steps")
         yield from self._at_least(1, "save_steps", "keep_checkpoints", "eval_rows", "max_length", "steps")
-        yield from self._at_least(1, "r", "top_layers")
-        yield from self._at_least(1 if self.num_local_prompts == 0 else 0, "num_prompts")
+        yield from self._at_least(1, "r", "top_layers", "vision_rank")
+        yield from self._at_least(1 if self.num_local_prompts == 0 and not self.vision_model else 0, "num_prompts")
         yield from self._at_least(0, "weight_decay", "gate_init_std", "prompt_init_std")
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 yield f"{flag(name)} must be greater than 0, got {value}."
+        if self.packing and self.group_by_length:
+            yield "--group-by-length saves padding, and --packing leaves none to save: give one of the two."
         if self.adapter_config and self.learning_rate is None:
             yield "--adapter-config names another method, for which there is no usual --learning-rate: give one."
         if not 0 <= self.warmup_ratio < 1:
@@ -245,12 +306,28 @@ class TrainArguments(Arguments):
                 flag(name) for name in (*METHOD_FIELDS, "preset") if getattr(self, name) not in (None, [])
             )
             yield f"--adapter-config replaces Excitor; leave out {given}, or leave out --adapter-config."
+        yield from self._sight_faults()
         yield from self._preservation_faults()
         if self.resume and self.overwrite:
             yield "--resume continues the run in --out and --overwrite replaces it: give one of the two."
         yield from bits_faults(self.load_in_4bit, self.load_in_8bit)
         yield from self._is_seed()
         yield from self._is_folder("out")
+
+    def _sight_faults(self) -> Iterator[str]:
+        if not self.vision_model:
+            defaults = TrainArguments()
+            given = [flag(name) for name in SIGHT_FIELDS if getattr(self, name) != getattr(defaults, name)]
+            if given:
+                yield f"{', '.join(given)} would do nothing without --vision-model."
+            return
+        for name, choices in (("feature_select", SELECTIONS), ("scienceqa_format", ANSWER_FORMATS)):
+            if getattr(self, name) not in choices:
+                yield f"{flag(name)} must be one of {', '.join(choices)}, got {getattr(self, name)!r}."
+        if not self.caption_instruction.strip():
+            yield "--caption-instruction is empty: say what is asked for a caption."
+        if self.packing:
+            yield "--packing joins rows, and pictures belong to one: leave it out with --vision-model."
 
     def _preservation_faults(self) -> Iterator[str]:
         yield from self._at_least(1, "replay_documents", "replay_batch_size", "replay_every")

@@ -71,7 +71,7 @@ def model_card(arguments: TrainArguments, report: dict[str, Any], method: str = 
 
 # {name}
 
-{_introduction(method)} for `{base}`{_loaded(arguments)}: {parameters["trainable"]:,} parameters,
+{_introduction(method)} for `{base}`{_loaded(arguments)}{_sight(arguments)}: {parameters["trainable"]:,} parameters,
 {parameters["share"]:.2%} of the adapted model.
 
 ## What it learned, what it forgot
@@ -93,11 +93,11 @@ import excitor  # makes the method known to PEFT; must come before loading
 model, tokenizer = excitor.load_adapter("{name}")
 ```
 
-or `excitor chat --adapter {name}`.{_STRENGTH if method == "EXCITOR" else ""}
+or {_use(arguments, name)}.{_STRENGTH if method == "EXCITOR" else ""}
 
 ## Training
 
-{training["steps"]:,} steps, {training["tokens"]:,} tokens, {training["seconds"]:,.0f} s, data
+{speed_line(training)}. Data:
 {", ".join(f"`{source}`" for source in arguments.data)}. Repeat it with
 
 ```
@@ -113,18 +113,54 @@ def _introduction(method: str) -> str:
     return f"An Excitor adapter ({source}), which changes only where attention looks,"
 
 
+def _use(arguments: TrainArguments, name: str) -> str:
+    if arguments.vision_model is None:
+        return f"`excitor chat --adapter {name}`"
+    return f"`excitor caption PICTURE --adapter {name}` and `excitor ask PICTURE QUESTION --adapter {name}`"
+
+
 def _loaded(arguments: TrainArguments) -> str:
     bits = 4 if arguments.load_in_4bit else 8 if arguments.load_in_8bit else None
     return f" in {bits} bits" if bits else ""
 
 
+def _sight(arguments: TrainArguments) -> str:
+    return f" that sees through `{arguments.vision_model}`" if arguments.vision_model else ""
+
+
 def training_summary(metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """Steps, tokens and time of a run, all its sessions together, from its metrics."""
-    seconds, tokens = 0.0, 0
+    """Steps, tokens and time of a run, all its sessions together, from its metrics.
+
+    Returns:
+        ``steps``, ``tokens`` (without padding), ``seconds``, ``loss`` (the last), ``tokens_per_second``,
+        ``data_share`` (of the time, what was spent waiting for batches) and ``padding`` (of all positions, the share
+        without a token).
+    """
+    seconds, waited, tokens, positions = 0.0, 0.0, 0, 0.0
     for record in metrics:
-        seconds += (record["tokens"] - tokens) / record["tokens_per_second"]
+        read = record["tokens"] - tokens
         tokens = record["tokens"]
-    return {"steps": metrics[-1]["step"], "tokens": tokens, "seconds": seconds, "loss": metrics[-1]["loss"]}
+        seconds += read / record["tokens_per_second"]
+        waited += read / record["tokens_per_second"] * record["data_share"]
+        positions += read / (1 - record["padding"])
+    return {
+        "steps": metrics[-1]["step"],
+        "tokens": tokens,
+        "seconds": seconds,
+        "loss": metrics[-1]["loss"],
+        "tokens_per_second": tokens / seconds,
+        "data_share": waited / seconds,
+        "padding": 1 - tokens / positions,
+    }
+
+
+def speed_line(training: dict[str, Any]) -> str:
+    """Speed of a run in one sentence, from ``training_summary``."""
+    return (
+        f"{training['steps']:,} steps, {training['tokens']:,} tokens in {training['seconds']:,.0f} s: "
+        f"{training['tokens_per_second']:,.0f} tokens/s, {training['data_share']:.1%} of the time waiting for data, "
+        f"{training['padding']:.1%} padding"
+    )
 
 
 def _smooth(values: list[float], keep: float = 0.95) -> list[float]:

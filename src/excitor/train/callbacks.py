@@ -26,7 +26,9 @@ class MetricsLog(TrainerCallback):
 
     A line holds ``step``, ``loss`` (mean over the steps since the last line, nats per supervised token),
     ``learning_rate``, ``grad_norm`` (before clipping), ``tokens`` (read so far, without padding),
-    ``tokens_per_second`` and ``gates`` (mean |gate| of each layer by its name; empty for other methods than Excitor).
+    ``tokens_per_second``, ``data_share`` (of the time since the last line, the part spent waiting for batches),
+    ``padding`` (of the positions of those batches, the share without a token; these two are of this process) and
+    ``gates`` (mean |gate| of each layer by its name; empty for other methods than Excitor).
     With preservation losses also ``parts`` (the mean of each that was computed, without its weight) and
     ``preservation_seconds`` (the time they took).
     """
@@ -62,6 +64,8 @@ class MetricsLog(TrainerCallback):
             "grad_norm": logs["grad_norm"],
             "tokens": state.num_input_tokens_seen,
             "tokens_per_second": (state.num_input_tokens_seen - self._tokens) / (now - self._time),
+            "data_share": logs["data_seconds"] / (now - self._time),
+            "padding": logs["padding"],
             "gates": _gate_sizes(kwargs["model"]),
         }
         self.last |= {name: logs[name] for name in ("parts", "preservation_seconds") if name in logs}
@@ -82,7 +86,7 @@ def _gate_sizes(model: nn.Module) -> dict[str, float]:
 
 
 class ProgressBar(TrainerCallback):
-    """Steps done, with the loss, learning rate and tokens/s last logged."""
+    """Steps done, with the loss, learning rate, tokens/s and share of the time lost to data last logged."""
 
     def __init__(self, console: Console, metrics: MetricsLog) -> None:
         self._metrics = metrics
@@ -117,7 +121,8 @@ class ProgressBar(TrainerCallback):
         """Show the last numbers."""
         if last := self._metrics.last:
             numbers = (
-                f"loss {last['loss']:.4f}  lr {last['learning_rate']:.2e}  {last['tokens_per_second']:,.0f} tok/s"
+                f"loss {last['loss']:.4f}  lr {last['learning_rate']:.2e}  {last['tokens_per_second']:,.0f} tok/s  "
+                f"data {last['data_share']:.0%}"
             )
             self._bar.update(self._task, description=numbers)
 

@@ -32,7 +32,10 @@ _RUN_FILES = (
 )
 
 # Arguments that may differ when a run is resumed: they say where and how often to write, not what is computed.
-_FREE_TO_CHANGE = ("out", "resume", "overwrite", "logging_steps", "save_steps", "keep_checkpoints")
+_FREE_TO_CHANGE = (
+    *("out", "resume", "overwrite", "logging_steps", "save_steps", "keep_checkpoints"),
+    *("cache_tokens", "check_images"),
+)
 
 
 def check_folder(arguments: TrainArguments) -> None:

@@ -7,14 +7,23 @@ from typing import Any
 
 from peft import PeftConfig
 
-from excitor import combined as _combined  # noqa: F401  (registers it, and Excitor)
+from excitor import bottleneck as _bottleneck  # noqa: F401  (registers it)
+from excitor.combined import CombinedConfig
 from excitor.config import ExcitorConfig
 from excitor.errors import ExcitorError
 from excitor.train.arguments import METHOD_FIELDS, TrainArguments
 
 
-def read_method(arguments: TrainArguments) -> PeftConfig:
+LORA_RANK = 8
+LORA_MODULES = ("q_proj", "v_proj", "o_proj")
+
+
+def read_method(arguments: TrainArguments, vision_width: int | None = None) -> PeftConfig:
     """The configuration that the arguments ask for.
+
+    Args:
+        arguments: Of the run.
+        vision_width: Of the features of pictures; None for a run without.
 
     Raises:
         ExcitorError: ``adapter_config`` names no file with the configuration of a PEFT method, or a field of Excitor's
@@ -22,13 +31,21 @@ def read_method(arguments: TrainArguments) -> PeftConfig:
     """
     if arguments.adapter_config:
         return _read_config(Path(arguments.adapter_config))
-    preset = ExcitorConfig.paper if arguments.preset == "paper" else ExcitorConfig
+    preset = ExcitorConfig if arguments.preset in (None, "default") else ExcitorConfig.paper
     try:
-        return preset(task_type="CAUSAL_LM", **arguments.method())
+        method = preset(task_type="CAUSAL_LM", vision_width=vision_width, **arguments.method())
     except ExcitorError as error:
         if "init_weights" not in str(error):
             raise
         raise ExcitorError(f"{error} On the command line init_weights=True is --no-identity-start.") from error
+    return _with_lora(method) if arguments.preset == "scienceqa" else method
+
+
+def _with_lora(method: ExcitorConfig) -> CombinedConfig:
+    """The paper's best on ScienceQA: Excitor on the keys, LoRA on the other projections of attention."""
+    excitor = {name: value for name, value in method.to_dict().items() if value is not None}
+    lora = {"peft_type": "LORA", "r": LORA_RANK, "lora_alpha": 2 * LORA_RANK, "target_modules": list(LORA_MODULES)}
+    return CombinedConfig(task_type="CAUSAL_LM", parts=[excitor, lora])
 
 
 def resolved_fields(method: PeftConfig) -> dict[str, Any]:

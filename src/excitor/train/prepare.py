@@ -8,7 +8,14 @@ import torch
 from datasets import Dataset
 from peft import PeftConfig, get_peft_model
 from peft.utils.error import NoMatchingPeftModuleError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from excitor.config import ExcitorConfig
 from excitor.data import Encoded, encode_examples, load_examples, read_text
@@ -20,6 +27,9 @@ from excitor.quantised import check_bits, chosen_bits
 from excitor.train.arguments import PRESETS, TrainArguments
 from excitor.train.folder import check_folder, check_space
 from excitor.train.method import read_method, resolved_fields
+from excitor.train.sight import Sight, check_method, read_pictures, read_seeing_config
+from excitor.vision.configuration import ExcitorVisionConfig
+from excitor.vision.model import ExcitorForConditionalGeneration
 
 
 DEFAULT_MAX_LENGTH = 1024
@@ -40,7 +50,7 @@ class Job:
     method: PeftConfig
     tokenizer: PreTrainedTokenizerBase
     notes: str
-    """What was read from where, a line per file."""
+    """What was read from where, a line per file; the last says how the cache of tokens served."""
     encoded: Encoded
     train: Dataset
     held_out: Dataset
@@ -48,6 +58,8 @@ class Job:
     """Encoded retention text; None when the base has to write it."""
     replay: ReplayText | None
     """Replay text; None when there is no use for it, or the base has to write it."""
+    sight: Sight | None
+    """What is needed to see the rows' pictures; None for a run on text."""
     trainable: int
     """Number of trainable parameters."""
     bytes_needed: int
@@ -61,22 +73,26 @@ def prepare(arguments: TrainArguments) -> Job:
     Raises:
         ExcitorError: Something the user can mend; see the message.
     """
+    arguments = arguments.filled()
     arguments.check()
     check_folder(arguments)
     model = str(arguments.model)
     config = read_model_config(model)
     check_bits(chosen_bits(arguments.load_in_4bit, arguments.load_in_8bit), config)
     tokenizer = read_tokenizer(model)
-    method = read_method(arguments)
+    seeing = read_seeing_config(arguments, config) if arguments.vision_model else None
+    method = read_method(arguments, seeing.vision_width if seeing else None)
+    if seeing:
+        check_method(method)
     weights = arguments.weights()
     _check_weights(weights, method)
-    trainable = count_trainable(config, method, arguments.adapter_config)
+    trainable = count_trainable(seeing or config, method, arguments.adapter_config)
     _check_stored(model)
     bytes_needed = _bytes_needed(trainable, arguments.keep_checkpoints)
     check_space(Path(str(arguments.out)), bytes_needed)
     max_length = _max_length(arguments.max_length, config)
     replay_length = _replay_length(arguments.replay_length, max_length)
-    precision = _precision(arguments.precision)
+    precision = chosen_precision(arguments.precision)
 
     retain = None
     if arguments.retain:
@@ -86,8 +102,10 @@ def prepare(arguments: TrainArguments) -> Job:
     replay = None
     if arguments.replay:
         replay = read_replay(arguments.replay, tokenizer, documents=arguments.replay_documents, length=replay_length)
-    examples = load_examples(arguments.data)
-    encoded = encode_examples(examples, tokenizer, max_length=max_length, template=arguments.template)
+    examples, sight = read_pictures(arguments) if seeing else (load_examples(arguments.data), None)
+    encoded = encode_examples(
+        examples, tokenizer, max_length=max_length, template=arguments.template, cache=arguments.cache_tokens
+    )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = encoded.stop_token  # any token will do: padding is masked
     train, held_out = _split(encoded, arguments.eval_rows)
@@ -106,12 +124,13 @@ def prepare(arguments: TrainArguments) -> Job:
         arguments=resolved,
         method=method,
         tokenizer=tokenizer,
-        notes=examples.info.description,
+        notes="\n".join(filter(None, (examples.info.description, encoded.cache))),
         encoded=encoded,
         train=train,
         held_out=held_out,
         retain=retain,
         replay=replay,
+        sight=sight,
         trainable=trainable,
         bytes_needed=bytes_needed,
         environment=describe_environment(sources, encoded.dataset, arguments.seed),
@@ -158,7 +177,7 @@ def count_trainable(config: PretrainedConfig, method: PeftConfig, method_file: s
     """Adapt the architecture without its weights: what does not fit is found before they are loaded.
 
     Args:
-        config: Of the base.
+        config: Of the base, or of the base and its vision encoder.
         method: Stays as it is.
         method_file: Where it was read from, for messages.
 
@@ -170,7 +189,7 @@ def count_trainable(config: PretrainedConfig, method: PeftConfig, method_file: s
     """
     try:
         with torch.device("meta"):
-            base = AutoModelForCausalLM.from_config(config)
+            base = _build(config)
     except ValueError as error:
         raise ExcitorError(
             f"--model {config.name_or_path} is no causal language model: transformers has no such class for "
@@ -180,7 +199,7 @@ def count_trainable(config: PretrainedConfig, method: PeftConfig, method_file: s
         try:
             return get_peft_model(base, replace(method)).get_nb_trainable_parameters()[0]
         except NotImplementedError:  # SHiRA draws a mask and counts it, which takes values: random weights will do
-            base = AutoModelForCausalLM.from_config(config)
+            base = _build(config)
             return get_peft_model(base, replace(method)).get_nb_trainable_parameters()[0]
     except NoMatchingPeftModuleError as error:
         source = f"--adapter-config {method_file}" if method_file else "--target-modules"
@@ -191,6 +210,12 @@ def count_trainable(config: PretrainedConfig, method: PeftConfig, method_file: s
         if method_file is None:
             raise
         raise ExcitorError(f"--adapter-config {method_file}: {error}") from error
+
+
+def _build(config: PretrainedConfig) -> PreTrainedModel:
+    if isinstance(config, ExcitorVisionConfig):
+        return ExcitorForConditionalGeneration(config)
+    return AutoModelForCausalLM.from_config(config)
 
 
 def _bytes_needed(trainable: int, checkpoints: int) -> int:
@@ -225,7 +250,12 @@ def _check_weights(weights: Weights, method: PeftConfig) -> None:
         raise ExcitorError("--gate-weight needs gates, and --gate is none. Leave out one of the two.")
 
 
-def _precision(wanted: str) -> str:
+def chosen_precision(wanted: str) -> str:
+    """``fp32``, ``bf16`` or ``fp16``; for ``auto`` what the hardware has.
+
+    Raises:
+        ExcitorError: It has not what is wanted.
+    """
     has_gpu = torch.cuda.is_available()
     has_bf16 = has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if wanted == "auto":

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from excitor.evaluate.report import measure, table
 from excitor.evaluate.sampling import sample_from_base
 from excitor.evaluate.task import Subject
 from excitor.train.arguments import TrainArguments
-from excitor.train.artifacts import draw_curves, model_card, training_summary
+from excitor.train.artifacts import draw_curves, model_card, speed_line, training_summary
 from excitor.train.callbacks import MetricsLog, ProgressBar, StopOnInterrupt
 from excitor.train.folder import (
     BASE_TEXT_FILE,
@@ -107,9 +108,11 @@ def train_job(job: Job, console: Console | None = None, watchers: Sequence[Train
         raise KeyboardInterrupt
 
     source = ", ".join(Path(path).name for path in arguments.retain) or "sampled from the base"
-    report = measure(model, job.held_out, retain, retain_source=source, batch_size=arguments.batch_size)
+    seen = {} if job.sight is None else {"inputs": partial(job.sight.inputs, job.held_out)}
+    report = measure(model, job.held_out, retain, retain_source=source, batch_size=arguments.batch_size, **seen)
     with naming_full_disk(folder, job.bytes_needed):
         report = _write_results(job, model, report, folder)
+    console.print(f"Trained: {speed_line(report['training'])}")
     console.print(table(report))
     for line in verdict(report):
         console.print(line)
@@ -151,6 +154,8 @@ def _base_text(job: Job, model: PeftModel, cache: Path) -> Dataset:
 def _write_results(job: Job, model: PeftModel, report: dict[str, Any], folder: Path) -> dict[str, Any]:
     save_adapter(model, folder)
     job.tokenizer.save_pretrained(folder)
+    if job.sight is not None:
+        cast(Any, model).get_base_model().config.save_pretrained(folder)
     records = read_metrics(folder / METRICS_FILE)
     report = report | {"training": training_summary(records), "environment": job.environment}
     report = report | preservation_report(job, records, report)

@@ -13,19 +13,25 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from excitor.data.encoding import IGNORED
 from excitor.errors import ExcitorError
+from excitor.precision import DTYPES
 from excitor.preservation.regularizer import Preservation
 from excitor.quantised import chosen_bits, load_base
+from excitor.train.batches import BatchCosts, GroupedByLength
+from excitor.train.packing import check_packing
 from excitor.train.prepare import Job
-
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from excitor.train.sight import SeeingCollator
 
 
 class PreservingTrainer(SFTTrainer):
-    """TRL's trainer, with preservation losses beside its own where there are some."""
+    """TRL's trainer, with preservation losses beside its own where there are some, and an eye on its batches."""
 
     preservation: Preservation | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.batch_costs = BatchCosts()
+        super().__init__(*args, **kwargs)
 
     def preserve(self, preservation: Preservation) -> None:
         """Add preservation losses to every step from now on.
@@ -56,8 +62,27 @@ class PreservingTrainer(SFTTrainer):
                     self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
         return super().training_step(model, inputs, *args, **kwargs)
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The batches of the next optimizer step; how long that takes, and how much in them is padding, is kept.
+
+        A GPU has nearly nothing left to do by then: the Trainer has just waited for the number of tokens it was given.
+        """
+        with self.batch_costs.waiting():
+            batches, items = super().get_batch_samples(*args, **kwargs)
+        self.batch_costs.count(batches)
+        return batches, items
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        rows = cast(Dataset, self.train_dataset if train_dataset is None else train_dataset)
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return GroupedByLength(size, [len(ids) for ids in rows["input_ids"]], self.args.seed)
+
     def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        """Add the preservation losses and the time they took to what is logged."""
+        """Add what batches cost, the preservation losses and the time they took to what is logged."""
+        if "loss" in logs:
+            logs |= self.batch_costs.take()
         if self.preservation is not None and "loss" in logs:
             logs["parts"] = self.preservation.take_means()
             logs["preservation_seconds"] = self.preservation.take_seconds()
@@ -71,6 +96,9 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
     """Load the base model, put the adapter on it and hand both to TRL.
 
     The base is loaded in the run's precision, or in 4 or 8 bits; the adapter is trained in fp32 under autocast.
+
+    Raises:
+        ExcitorError: Packing was asked for, and the model does not keep packed examples apart.
     """
     arguments = job.arguments
     bits = chosen_bits(arguments.load_in_4bit, arguments.load_in_8bit)
@@ -91,6 +119,7 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         seed=arguments.seed,
         max_length=arguments.max_length,
         packing=arguments.packing,
+        train_sampling_strategy="group_by_length" if arguments.group_by_length else "random",
         dataset_kwargs={"skip_prepare_dataset": not arguments.packing},  # rows come tokenised and within max_length
         logging_steps=arguments.logging_steps,
         logging_nan_inf_filter=False,  # a loss that is not a number must be seen
@@ -99,11 +128,16 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         save_strategy="steps",
         save_steps=arguments.save_steps,
         save_total_limit=arguments.keep_checkpoints,
+        remove_unused_columns=job.sight is None,  # a collator takes the rows' pictures
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",
     )
-    base = load_base(str(arguments.model), _DTYPES[arguments.precision], bits)
+    base = load_base(str(arguments.model), DTYPES[arguments.precision], bits)
+    collator = None
+    if job.sight is not None:
+        base = job.sight.given_to(base)
+        collator = SeeingCollator(job.sight.images, cast(int, job.tokenizer.pad_token_id))
     set_seed(arguments.seed)  # the adapter starts at random: older versions of TRL seed only after making it
     trainer = PreservingTrainer(
         model=base,
@@ -111,6 +145,7 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         train_dataset=job.train,
         processing_class=job.tokenizer,
         peft_config=job.method,
+        data_collator=collator,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
@@ -122,6 +157,12 @@ def make_trainer(job: Job, callbacks: list[TrainerCallback]) -> PreservingTraine
         for parameter in cast(nn.Module, trainer.model).parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+    if arguments.packing and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):  # those are not whole here
+        first, second = (job.train[index]["input_ids"][:8] for index in (0, -1))
+        labels = [IGNORED] * (len(first) + 1) + second[1:]
+        lengths = [len(first), len(second)]
+        batch = trainer.data_collator([{"input_ids": first + second, "labels": labels, "seq_lengths": lengths}])
+        check_packing(cast(nn.Module, trainer.model), batch, len(first))
     return trainer
 
 

@@ -104,17 +104,23 @@ def encode(encoder: nn.Module, pixel_values: Tensor, *, layer: int, select: str)
     return F.layer_norm(features.float(), features.shape[-1:]).to(features.dtype)
 
 
+def patch_grid(config: Any, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Rows and columns of patches that an encoder cuts pictures of this height and width into; None if unknown."""
+    patch = getattr(config, "patch_size", None)
+    return (size[0] // patch, size[1] // patch) if isinstance(patch, int) else None
+
+
 def _selected(tokens: int, size: tuple[int, int], config: Any, select: str) -> slice:
     """Which tokens of an encoder's output are features: those in front of the patches are no patches."""
     if select == "full":
         return slice(None)
-    patch = getattr(config, "patch_size", None)
-    if not isinstance(patch, int):
+    grid = patch_grid(config, size)
+    if grid is None:
         raise ExcitorError(
             f"feature_select={select!r} needs an encoder whose configuration has patch_size, to tell patches from "
             "other tokens: use 'full'."
         )
-    others = tokens - (size[0] // patch) * (size[1] // patch)
+    others = tokens - grid[0] * grid[1]
     if select == "patch":
         return slice(others, None)
     if others < 1:

@@ -113,6 +113,7 @@ class ExcitorForConditionalGeneration(PreTrainedModel, GenerationMixin):
             feature_select=feature_select,
         )
         model = cls(config, text, encoder)
+        model.name_or_path = text.name_or_path  # what PEFT writes down as the adapter's base
         if peft_config is not None:
             model.add_adapter(peft_config, adapter_name="default")
         return model
@@ -298,6 +299,23 @@ class ExcitorForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise ExcitorError("gradient checkpointing of a model that sees needs use_reentrant=False.")
         again = functools.partial(gradient_checkpointing_func, context_fn=_see_again)
         super()._set_gradient_checkpointing(enable, again, **kwargs)
+
+    @property
+    def base_model(self) -> Any:
+        """The language model without its head, seeing the pictures: TRL computes its loss from that."""
+
+        def see(
+            input_ids: Tensor | None = None,
+            pixel_values: Tensor | None = None,
+            image_features: Tensor | None = None,
+            num_images: Tensor | None = None,
+            **kwargs: Any,
+        ) -> Any:
+            given = input_ids if input_ids is not None else kwargs.get("inputs_embeds")
+            with self._seeing(given, pixel_values, image_features, num_images):
+                return self.language_model.base_model(input_ids, **kwargs)
+
+        return see
 
     def get_input_embeddings(self) -> nn.Module:
         """Of the language model."""

@@ -1,0 +1,1 @@
+"""Fused kernels of the folded term: :mod:`.term` has them, :mod:`.launch` runs them, :mod:`.support` says where."""
