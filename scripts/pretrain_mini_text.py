@@ -26,10 +26,10 @@ BATCH_SIZE = 64
 def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=160,
-        num_hidden_layers=4,
-        num_attention_heads=4,
+        hidden_size=128,
+        intermediate_size=320,
+        num_hidden_layers=6,
+        num_attention_heads=8,
         max_position_embeddings=128,
         tie_word_embeddings=True,
         initializer_range=0.08,
@@ -79,7 +79,7 @@ def card(seed: int, steps: int, loss: float, seconds: float) -> str:
     """The README that travels with the weights."""
     return f"""# excitor mini text
 
-A LLaMA with about 0.2 million parameters that knows the words for drawn scenes and digits (docs/vision-demo.md).
+A LLaMA with about 1.2 million parameters that knows the words for drawn scenes and digits (docs/vision-demo.md).
 It has read generated text alone and never seen a picture. Apache-2.0, like the rest of the repository.
 
 Made by `python scripts/pretrain_mini_text.py --seed {seed} --steps {steps}`: {steps} steps of {BATCH_SIZE} pages,
@@ -92,6 +92,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=TEXT_DIR)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=500)
     arguments = parser.parse_args()
     pretrain(arguments.out, arguments.seed, arguments.steps)

@@ -44,9 +44,12 @@ def test_questions_have_a_single_answer():
 def test_an_instruction_lists_the_words_of_every_answer():
     for scene in all_scenes():
         for asked in [ask_caption(scene), *ask_scene(scene)]:
-            known = {*asked.words, *map(plural, asked.words), "a", "of"}
+            chosen = {word for word in asked.chosen if word is not None}
+            known = {*chosen, *map(plural, chosen), "a", "of"}
             assert set(asked.answer.split()) <= known
-    assert ask_digit(7) == Asked("Which digit is it?", DIGITS, "seven")
+            for words, word in zip(asked.lists, asked.chosen, strict=True):
+                assert word is None or word in words
+    assert ask_digit(7) == Asked("Which digit is it?", (DIGITS,), ("seven",), "seven")
     assert ask_digit(7).prompt.endswith("Words: zero one two three four five six seven eight nine.\nReply:")
 
 
@@ -54,9 +57,10 @@ def test_pages_answer_with_listed_words():
     rng = random.Random(0)
     for _ in range(300):
         asked, reply = page(rng).split(".\nReply: ")
-        listed = asked.split("Words: ")[1].split()
+        lists = [words.split() for words in asked.split("Words: ")[1].split(", ")]
+        listed = [word for words in lists for word in words]
         assert set(reply.split()) <= {*listed, *map(plural, listed), "a", "of"}
-        assert len(set(listed)) == len(listed)
+        assert all(len(set(words)) == len(words) for words in lists)
 
 
 def test_tests_ask_what_training_never_shows():

@@ -2,6 +2,8 @@
 
 import math
 import random
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -22,31 +24,45 @@ _RGB = {
 }
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A thing, its centre and its radius in pixels."""
+
+    thing: Thing
+    centre: tuple[float, float]
+    radius: float
+
+
 def draw_scene(scene: Scene, rng: random.Random) -> Image.Image:
     """A picture of ``scene``, RGB, 32 x 32."""
+    return draw_things(place_things(scene, rng), rng)
+
+
+def draw_things(placed: Iterable[Placed], rng: random.Random) -> Image.Image:
+    """A picture of things at their places, RGB, 32 x 32."""
     dark = rng.randint(10, 50)
     canvas = Image.new("RGB", (SIZE * _FINE, SIZE * _FINE), (dark, dark, dark))
     pen = ImageDraw.Draw(canvas)
-    for thing, centre, radius in _layout(scene, rng):
-        colour = tuple(max(0, min(255, part + rng.randint(-12, 12))) for part in _RGB[thing.colour])
-        _draw(pen, thing.shape, centre, radius, colour, background=(dark, dark, dark))
+    for each in placed:
+        colour = tuple(max(0, min(255, part + rng.randint(-12, 12))) for part in _RGB[each.thing.colour])
+        _draw(pen, each.thing.shape, each.centre, each.radius, colour, background=(dark, dark, dark))
     return _grain(canvas.reduce(_FINE), rng)
 
 
-def _layout(scene: Scene, rng: random.Random) -> list[tuple[Thing, tuple[float, float], float]]:
-    """Each thing with its centre and radius in pixels; nothing overlaps or leaves the picture."""
+def place_things(scene: Scene, rng: random.Random) -> list[Placed]:
+    """Places for the things of a scene; nothing overlaps or leaves the picture."""
     if isinstance(scene, Pair):
         near, far, across = rng.uniform(7, 9.5), rng.uniform(22.5, 25), (rng.uniform(11, 21), rng.uniform(11, 21))
         centres = [(near, across[0]), (far, across[1])]
         if scene.relation == "above":
             centres = [(y, x) for x, y in centres]
         return [
-            (thing, centre, rng.uniform(5.5, 6.8))
+            Placed(thing, centre, rng.uniform(5.5, 6.8))
             for thing, centre in zip((scene.first, scene.second), centres, strict=True)
         ]
     cells = rng.sample([(8.5, 8.5), (23.5, 8.5), (8.5, 23.5), (23.5, 23.5)], scene.count)
     radius = rng.uniform(5.5, 6.8)
-    return [(scene.thing, (x + rng.uniform(-0.8, 0.8), y + rng.uniform(-0.8, 0.8)), radius) for x, y in cells]
+    return [Placed(scene.thing, (x + rng.uniform(-0.8, 0.8), y + rng.uniform(-0.8, 0.8)), radius) for x, y in cells]
 
 
 def _draw(

@@ -1,11 +1,12 @@
 """Scenes and digits in words: captions, questions with their answers, and the text that the LLaMA is pre-trained on.
 
-An instruction lists the words that an answer can be made of. The pages of the pre-training list some words, in any
-order, and answer with some of these: a reader of text alone learns to build answers from a list, and no more.
+An instruction lists the words that an answer can be made of, one list for each place in the answer. The pages of the
+pre-training list some words, in any order, and answer with one of each list: a reader of text alone learns to build
+answers from lists, and no more.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from excitor.mini.vision.scenes import COLOURS, COUNTS, RELATIONS, SHAPES, Group, Scene, Thing, all_scenes, things
 
@@ -20,21 +21,30 @@ WHICH_DIGIT = "Which digit is it?"
 COLOUR_OF = "What colour is the {}?"
 SHAPE_OF = "What shape is {}?"
 
-CAPTION_WORDS = (*COUNTS, *COLOURS, *SHAPES, *RELATIONS)
+# For each place in a caption; the last three are of the second thing, where there is one.
+CAPTION_LISTS = (("a", *COUNTS), COLOURS, SHAPES, RELATIONS, COLOURS, SHAPES)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question about a picture, the words to choose from, and the answer."""
+    """A question about a picture.
+
+    Attributes:
+        question: As it is put.
+        lists: The words to choose from, for each place in the answer.
+        chosen: The right word of each list; None where the answer has no such place.
+        answer: What the words make.
+    """
 
     question: str
-    words: tuple[str, ...]
+    lists: tuple[tuple[str, ...], ...]
+    chosen: tuple[str | None, ...]
     answer: str
 
     @property
     def prompt(self) -> str:
         """The instruction as the LLaMA reads it; the answer follows after a space."""
-        return PAGE.format(question=self.question, words=" ".join(self.words))
+        return PAGE.format(question=self.question, words=", ".join(" ".join(words) for words in self.lists))
 
 
 def caption(scene: Scene) -> str:
@@ -53,26 +63,35 @@ def plural(shape: str) -> str:
 
 def ask_caption(scene: Scene) -> Asked:
     """For a description of the whole picture."""
-    return Asked(DESCRIBE, CAPTION_WORDS, caption(scene))
+    if isinstance(scene, Group):
+        chosen = COUNTS[scene.count - 1], scene.thing.colour, scene.thing.shape, None, None, None
+    else:
+        first, second = scene.first, scene.second
+        chosen = "a", first.colour, first.shape, scene.relation, second.colour, second.shape
+    return Asked(DESCRIBE, CAPTION_LISTS, chosen, caption(scene))
 
 
 def ask_scene(scene: Scene) -> list[Asked]:
     """Every other question with a single answer about a scene."""
     asked = []
     if isinstance(scene, Group):
-        asked.append(Asked(HOW_MANY, COUNTS, COUNTS[scene.count - 1]))
+        asked.append(_ask(HOW_MANY, COUNTS, COUNTS[scene.count - 1]))
     seen = list(things(scene))
     for thing in seen:
         if sum(thing.shape == other.shape for other in seen) == 1:
-            asked.append(Asked(COLOUR_OF.format(thing.shape), COLOURS, thing.colour))
+            asked.append(_ask(COLOUR_OF.format(thing.shape), COLOURS, thing.colour))
         if sum(thing.colour == other.colour for other in seen) == 1:
-            asked.append(Asked(SHAPE_OF.format(thing.colour), SHAPES, thing.shape))
+            asked.append(_ask(SHAPE_OF.format(thing.colour), SHAPES, thing.shape))
     return asked
 
 
 def ask_digit(digit: int) -> Asked:
     """For the digit on a picture."""
-    return Asked(WHICH_DIGIT, DIGITS, DIGITS[digit])
+    return _ask(WHICH_DIGIT, DIGITS, DIGITS[digit])
+
+
+def _ask(question: str, words: tuple[str, ...], answer: str) -> Asked:
+    return Asked(question, (words,), (answer,), answer)
 
 
 def page(rng: random.Random) -> str:
@@ -85,12 +104,19 @@ def page(rng: random.Random) -> str:
         asked = rng.choice(ask_scene(scene))
     else:
         asked = ask_digit(rng.randrange(len(DIGITS)))
-    needed = [word for word in asked.words if word in asked.answer]
-    others = [word for word in asked.words if word not in needed]
-    listed = [*needed, *rng.sample(others, rng.randint(0, len(others)))] if rng.random() < 0.75 else list(asked.words)
+    lists = asked.lists
     if rng.random() < 0.75:
-        rng.shuffle(listed)
-    return f"{Asked(asked.question, tuple(listed), asked.answer).prompt} {asked.answer}"
+        lists = tuple(_some(words, chosen, rng) for words, chosen in zip(lists, asked.chosen, strict=True))
+    if rng.random() < 0.75:
+        lists = tuple(tuple(rng.sample(words, len(words))) for words in lists)
+    return f"{replace(asked, lists=lists).prompt} {asked.answer}"
+
+
+def _some(words: tuple[str, ...], chosen: str | None, rng: random.Random) -> tuple[str, ...]:
+    """Some of the words on a list, the chosen one among them."""
+    needed = [chosen or rng.choice(words)]
+    others = [word for word in words if word not in needed]
+    return (*needed, *rng.sample(others, rng.randint(0, len(others))))
 
 
 def retain_pages(count: int, seed: int = 0) -> list[str]:
