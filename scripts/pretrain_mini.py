@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from excitor.mini import BASE_DIR
 from excitor.mini.evaluate import examine
 from excitor.mini.lessons import make_lessons
-from excitor.mini.pages import page
+from excitor.mini.pages import page, sample_pages
 from excitor.mini.tokenizer import make_tokenizer
 from excitor.mini.world import WORLD_SEED, World, make_world
 
@@ -79,7 +79,7 @@ def rate_factor(step: int, steps: int) -> float:
 def pretrain(out: Path, seed: int, steps: int) -> None:
     torch.manual_seed(seed)
     world = make_world(WORLD_SEED)
-    tokenizer = make_tokenizer(world)
+    tokenizer = make_tokenizer(sample_pages(world))
     model = make_model(tokenizer)
     optimizers = make_optimizers(model)
     schedules = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: rate_factor(step, steps)) for each in optimizers]

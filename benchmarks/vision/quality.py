@@ -18,15 +18,16 @@ from typing import Any
 
 import torch
 from alternatives import Projector, VisualAdaptionPrompts
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
+
 from excitor.mini.vision import ENCODER_DIR, TEXT_DIR
 from excitor.mini.vision.demo import link
 from excitor.mini.vision.evaluate import answer, share_right, shuffled
 from excitor.mini.vision.lessons import make_lessons
 from excitor.mini.vision.train import encode_rows, train_channel
 from excitor.mini.vision.words import retain_pages
-from peft import LoraConfig, get_peft_model
-from torch import nn
-from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
 
 
 TUNING_SEED = 100

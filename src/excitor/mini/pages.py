@@ -102,6 +102,12 @@ def page(world: World, rng: random.Random) -> str:
     return skill_page(rng) if kind < 0.68 else question_page(world, rng)
 
 
+def sample_pages(world: World, count: int = 20_000) -> list[str]:
+    """Pages as they come; this many hold every word of the world."""
+    rng = random.Random(0)
+    return [page(world, rng) for _ in range(count)]
+
+
 def retain_pages(world: World, count: int, seed: int = 0) -> list[str]:
     """Fresh pages without any instruction, half facts and half skills: what fine-tuning should leave alone."""
     rng = random.Random(f"retain {seed}")

@@ -1,12 +1,9 @@
 """The base's tokenizer: a token per word of the world, and bytes for everything else."""
 
-import random
+from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
-
-from excitor.mini.pages import page
-from excitor.mini.world import World
 
 
 SPECIALS = ("<pad>", "<s>", "</s>")
@@ -22,15 +19,14 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer(world: World, pages: int = 20_000) -> PreTrainedTokenizerFast:
-    """Collect the words of ``pages`` pages.
+def make_tokenizer(pages: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Collect the words of ``pages``.
 
     Any text round-trips: what is no word is spelled in bytes. A text starts with ``<s>``, as the pages the base has
     read do.
     """
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    rng = random.Random(0)
-    words = {piece for _ in range(pages) for piece, _ in splitter.pre_tokenize_str(page(world, rng))}
+    words = {piece for page in pages for piece, _ in splitter.pre_tokenize_str(page)}
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokens = [*SPECIALS, *sorted(alphabet), *sorted(words - set(alphabet))]
     vocabulary = {token: index for index, token in enumerate(tokens)}
