@@ -4,8 +4,8 @@
 
 It learns from labels, as encoders for classification do, and from no words: of every patch the colour and the shape of
 the thing on it, and where in the picture it is; of a handwritten digit which one. Each is asked apart, and neither
-counts nor relations are asked. A little of painting the patches and a penalty that keeps features uncorrelated stand beside it. No
-caption, no question and no held-out digit goes in.
+counts nor relations are asked. A little of painting the patches and a penalty that keeps features uncorrelated stand
+beside it. No caption, no question and no held-out digit goes in.
 """
 
 import argparse
@@ -188,8 +188,8 @@ def card(seed: int, steps: int, loss: str, seconds: float) -> str:
 
 A vision transformer of CLIP's shape with about 180,000 parameters, for pictures of {SIZE} x {SIZE} pixels:
 drawn scenes and handwritten digits (docs/vision-demo.md). It was trained on labels, of patches the colour and
-the shape on them and their place, of digits which one it is, and on no words. Apache-2.0, like the rest of the repository; the
-digits are those that scikit-learn brings along (UCI, CC BY 4.0), of which the last 450 were kept from it.
+the shape on them and their place, of digits which one it is, and on no words. Apache-2.0, like the rest of the
+repository; the digits are those that scikit-learn brings along (UCI, CC BY 4.0), of which the last 450 were kept from it.
 
 Made by `python scripts/pretrain_mini_encoder.py --seed {seed} --steps {steps}`:
 {steps} steps of {BATCH_SIZE} pictures, at the end {loss},

@@ -19,7 +19,7 @@ from excitor.mini.vision.figure import draw
 from excitor.mini.vision.lessons import TESTS, Lessons, make_lessons
 from excitor.mini.vision.train import encode_rows, train_channel
 from excitor.mini.vision.words import retain_pages
-from excitor.vision import ExcitorForConditionalGeneration
+from excitor.vision.model import ExcitorForConditionalGeneration
 from excitor.vision.encoder import read_vision_config
 
 
