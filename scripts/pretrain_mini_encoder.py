@@ -189,7 +189,8 @@ def card(seed: int, steps: int, loss: str, seconds: float) -> str:
 A vision transformer of CLIP's shape with about 180,000 parameters, for pictures of {SIZE} x {SIZE} pixels:
 drawn scenes and handwritten digits (docs/vision-demo.md). It was trained on labels, of patches the colour and
 the shape on them and their place, of digits which one it is, and on no words. Apache-2.0, like the rest of the
-repository; the digits are those that scikit-learn brings along (UCI, CC BY 4.0), of which the last 450 were kept from it.
+repository; the digits are those that scikit-learn brings along (UCI, CC BY 4.0), of which the last 450 were kept
+from it.
 
 Made by `python scripts/pretrain_mini_encoder.py --seed {seed} --steps {steps}`:
 {steps} steps of {BATCH_SIZE} pictures, at the end {loss},

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from excitor import model as _model  # noqa: F401  (registers the method)
 from excitor.errors import ExcitorError
 from excitor.layer import ExcitorLayer
 from excitor.vision.configuration import ExcitorVisionConfig

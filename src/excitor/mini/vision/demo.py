@@ -19,8 +19,8 @@ from excitor.mini.vision.figure import draw
 from excitor.mini.vision.lessons import TESTS, Lessons, make_lessons
 from excitor.mini.vision.train import encode_rows, train_channel
 from excitor.mini.vision.words import retain_pages
-from excitor.vision.model import ExcitorForConditionalGeneration
 from excitor.vision.encoder import read_vision_config
+from excitor.vision.model import ExcitorForConditionalGeneration
 
 
 VISION_STEPS = 900
