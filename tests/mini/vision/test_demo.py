@@ -1,6 +1,8 @@
 import io
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -155,3 +157,10 @@ def test_export_has_nothing_to_do_with_vision(tmp_path, capsys):
     assert left.value.code == 2
     assert "leave one out" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "world").exists()
+
+
+def test_it_can_be_linked_from_the_console_script():
+    """There ``import excitor`` brings nothing along, so that ``--help`` stays fast."""
+    code = "import excitor_cli; from excitor.mini.vision.demo import link; print(link()._sees())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.stdout.strip() == "True", found.stderr
