@@ -31,7 +31,6 @@ from excitor.mini.vision.words import retain_pages
 
 
 TUNING_SEED = 100
-RATES = (1e-3, 3e-3, 1e-2)
 
 
 def main() -> None:
@@ -43,8 +42,8 @@ def main() -> None:
     chosen: dict[str, float] = {}
     results: dict[str, list[dict[str, Any]]] = {}
     for name in METHODS:
-        tuned = {rate: run(name, rate, TUNING_SEED, arguments.steps, runs) for rate in RATES}
-        chosen[name] = max(RATES, key=lambda rate: tuned[rate]["mean"])
+        tuned = {rate: run(name, rate, TUNING_SEED, arguments.steps, runs) for rate in arguments.rates}
+        chosen[name] = max(arguments.rates, key=lambda rate: tuned[rate]["mean"])
     for seed in arguments.seeds:
         for name in METHODS:
             results.setdefault(name, []).append(run(name, chosen[name], seed, arguments.steps, runs))
@@ -162,7 +161,7 @@ def table(results: dict[str, list[dict[str, Any]]], chosen: dict[str, float], ar
         f"    python benchmarks/vision/quality.py {' '.join(sys.argv[1:])}",
         "",
         f"{arguments.steps} steps of 32 rows; seeds {', '.join(map(str, arguments.seeds))}; learning rates of "
-        f"{', '.join(f'{rate:g}' for rate in RATES)}, chosen on seed {TUNING_SEED}; torch {torch.__version__}, "
+        f"{', '.join(f'{rate:g}' for rate in arguments.rates)}, chosen on seed {TUNING_SEED}; torch {torch.__version__}, "
         f"{arguments.threads} thread(s) of a CPU. Share of answers that are right word for word, mean and range over "
         "seeds; behind it the mean with another row's picture. Text: rise of the loss without pictures, in nats.",
         "",
@@ -186,6 +185,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2])
+    parser.add_argument(
+        "--rates", type=lambda text: [float(part) for part in text.split(",")], default=[1e-3, 3e-3, 1e-2]
+    )
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 

@@ -11,6 +11,9 @@ and their gradients are fp32 throughout; what is multiplied with values or with 
 the key, and multiplied as OPERAND: the same dtype, but for the interpreter, whose products know no bf16.
 """
 
+# What Triton's stubs say of tensors is not what its language does with them.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
 import triton
 import triton.language as tl
 
