@@ -161,9 +161,10 @@ def table(results: dict[str, list[dict[str, Any]]], chosen: dict[str, float], ar
         f"    python benchmarks/vision/quality.py {' '.join(sys.argv[1:])}",
         "",
         f"{arguments.steps} steps of 32 rows; seeds {', '.join(map(str, arguments.seeds))}; learning rates of "
-        f"{', '.join(f'{rate:g}' for rate in arguments.rates)}, chosen on seed {TUNING_SEED}; torch {torch.__version__}, "
-        f"{arguments.threads} thread(s) of a CPU. Share of answers that are right word for word, mean and range over "
-        "seeds; behind it the mean with another row's picture. Text: rise of the loss without pictures, in nats.",
+        f"{', '.join(f'{rate:g}' for rate in arguments.rates)}, chosen on seed {TUNING_SEED}; torch "
+        f"{torch.__version__}, {arguments.threads} thread(s) of a CPU. Share of answers that are right word for "
+        "word, mean and range over seeds; behind it the mean with another row's picture. Text: rise of the loss "
+        "without pictures, in nats.",
         "",
         "| method | parameters | rate | " + " | ".join(tests) + " | text | training, processor seconds |",
         "| --- | ---: | ---: |" + " ---: |" * (len(tests) + 2),
