@@ -23,7 +23,7 @@ from excitor.vision.encoder import read_vision_config
 from excitor.vision.model import ExcitorForConditionalGeneration
 
 
-VISION_STEPS = 900
+VISION_STEPS = 800
 RETAIN_PAGES = 200
 SHOWN = 8  # pictures in the figure, of each of its tests
 FIGURE_TESTS = ("captions unseen", "questions unseen", "digits")
