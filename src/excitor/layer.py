@@ -149,7 +149,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         # Adding zeros could still change the sign of a zero: at strength 0 the base is exact.
         at_work = [name for name, strength in self.excitor_strength.items() if strength != 0 and self._acts(name)]
         if self.disable_adapters:
-            return output
+            at_work = []
         if adapter_names is not None:
             rows = [name if name in at_work else None for name in adapter_names]
             return self.placement.leave(output, by_row(self._strong_term, x, rows))
