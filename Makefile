@@ -17,6 +17,7 @@ BACKENDS := bitsandbytes torchao optimum-quanto hqq
 
 demo: $(READY)
 	$(BIN)/excitor demo
+	$(BIN)/excitor demo --vision
 
 test: $(READY)
 	$(BIN)/pytest -n auto
