@@ -41,11 +41,12 @@ def main() -> None:
     runs.mkdir(parents=True, exist_ok=True)
     chosen: dict[str, float] = {}
     results: dict[str, list[dict[str, Any]]] = {}
-    for name in METHODS:
+    methods = [name for name in METHODS if not arguments.methods or name in arguments.methods]
+    for name in methods:
         tuned = {rate: run(name, rate, TUNING_SEED, arguments.steps, runs) for rate in arguments.rates}
         chosen[name] = max(arguments.rates, key=lambda rate: tuned[rate]["mean"])
     for seed in arguments.seeds:
-        for name in METHODS:
+        for name in methods:
             results.setdefault(name, []).append(run(name, chosen[name], seed, arguments.steps, runs))
     text = table(results, chosen, arguments)
     (arguments.output / "README.md").write_text(text, encoding="utf-8")
@@ -184,6 +185,7 @@ def table(results: dict[str, list[dict[str, Any]]], chosen: dict[str, float], ar
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="all if left out")
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2])
     parser.add_argument(
