@@ -20,6 +20,7 @@ from .placement import InProjection, Placement
 from .processor import PromptProcessor
 from .recompute import adapter_term, adapter_term_seeing
 from .rope import Rotation
+from .start import randomize, silence
 from .visual import Pictures, VisualPrompts, seen
 
 
@@ -110,9 +111,9 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
             temperature=config.temperature,
         )
         if config.init_weights == "identity":
-            _silence(generator, processor)
+            silence(generator, processor)
         elif not config.init_weights:
-            _randomize(generator, processor)
+            randomize(generator, processor)
         if config.vision_width is not None:
             self.excitor_visual[adapter_name] = VisualPrompts(
                 config.vision_width,
@@ -355,39 +356,3 @@ def gates(model: nn.Module) -> dict[str, Tensor]:
             if name in layer.excitor_processor:
                 found[layer_name] = layer.parts(name)[1].gates().float().cpu()
     return found
-
-
-@torch.no_grad()
-def _silence(generator: PromptTable | PromptMLP, processor: PromptProcessor) -> None:
-    """Start without any effect, with gates that are not zero.
-
-    Separate values at zero give a term of exactly zero. With one table for both, B = 0 makes all prompts weigh the
-    same, and prompts that sum to zero cancel, but for rounding.
-    """
-    if generator.separate_values:
-        if isinstance(generator, PromptMLP):
-            generator.outer.chunk(2, dim=-1)[1].zero_()
-        else:
-            generator.value_prompts.zero_()
-        if generator.num_local_prompts:
-            generator.local_values.zero_()
-        return
-    if not generator.num_prompts and not generator.num_local_prompts:
-        return  # visual prompts alone have values of their own
-    processor.B.zero_()
-    if isinstance(generator, PromptTable):
-        generator.prompts.sub_(generator.prompts.mean(dim=0))
-    if generator.num_local_prompts:
-        each = generator.local.unflatten(-1, (generator.num_local_prompts, -1))
-        each.sub_(each.mean(dim=1, keepdim=True))
-
-
-@torch.no_grad()
-def _randomize(generator: PromptGenerator, processor: PromptProcessor) -> None:
-    """Draw what would start at a constant from N(0, 1): a fresh adapter visibly acts, and in all its parts."""
-    for name in ("gate", "null_bias"):
-        if (parameter := getattr(processor, name)) is not None:
-            parameter.normal_()
-    for name in ("local", "local_values"):
-        if hasattr(generator, name):
-            getattr(generator, name).normal_()
