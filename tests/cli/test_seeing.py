@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from excitor import ExcitorConfig
+from excitor import ExcitorConfig, ExcitorError
+from excitor.vision.loading import read_sight
 from excitor.vision.model import ExcitorForConditionalGeneration
 from tiny import make_tokenizer
 from tiny_vision import save_encoder, save_pictures
@@ -134,3 +135,10 @@ def test_pictures_are_not_left_out_in_silence(command, seeing_dir, pictures, tmp
         2,
         True,
     )
+
+
+def test_an_encoder_that_is_not_registered_is_named(tmp_path):
+    config = {"model_type": "excitor_vision", "vision_config": {"model_type": "no_such_encoder"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ExcitorError, match=r"an encoder that transformers does not know .*no_such_encoder"):
+        read_sight(tmp_path)

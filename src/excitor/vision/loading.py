@@ -39,7 +39,13 @@ def read_sight(directory: str | os.PathLike[str]) -> ExcitorVisionConfig:
             f"{directory} is no adapter that was trained on pictures (it has no {CONFIG_FILE} that says so): train "
             "one with excitor train --vision-model."
         )
-    config: Any = AutoConfig.from_pretrained(directory)
+    try:
+        config: Any = AutoConfig.from_pretrained(directory)
+    except ValueError as error:
+        raise ExcitorError(
+            f"{directory} sees with an encoder that transformers does not know ({str(error).splitlines()[0]}): import "
+            "the module that registers it before excitor runs, as examples/foreign_encoder.py says."
+        ) from error
     if config.vision_model is None:
         raise ExcitorError(f"{directory} does not name its vision model, which was made in memory.")
     return config
