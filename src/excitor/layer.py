@@ -147,20 +147,22 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         ``adapter_names`` gives each row of the batch its own adapter, see :mod:`excitor.mixed_batch`.
         """
         output = self.base_layer(x, *args, **kwargs)
-        # Adding zeros could still change the sign of a zero: at strength 0 the base is exact.
-        at_work = [name for name, strength in self.excitor_strength.items() if strength != 0 and self._acts(name)]
-        if self.disable_adapters:
-            at_work = []
         if adapter_names is not None:
-            rows = [name if name in at_work else None for name in adapter_names]
+            rows = [name if self._at_work(name) else None for name in adapter_names]
             return self.placement.leave(output, by_row(self._strong_term, x, rows))
-        names = [name for name in self.active_adapters if name in at_work]
+        names = [name for name in self.active_adapters if self._at_work(name)]
         if not self.placement.is_output or as_written() or any(self._needs_term(name, x) for name in names):
             return self.placement.leave(output, [self._strong_term(name, x) for name in names])
         key = output
         for name in names:
             key = self._folded_term(name, x, key)
         return self.placement.told(output, key)
+
+    def _at_work(self, adapter_name: str) -> bool:
+        """Whether an adapter is here, on, and has anything to add."""
+        # Adding zeros could still change the sign of a zero: at strength 0 the base is exact.
+        strength = self.excitor_strength.get(adapter_name, 0.0)
+        return strength != 0 and not self._disable_adapters and self._acts(adapter_name)
 
     def _strong_term(self, adapter_name: str, x: Tensor) -> Tensor:
         """The term of one adapter at its strength."""
@@ -188,8 +190,8 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
 
     def parts(self, adapter_name: str) -> tuple[PromptGenerator, PromptProcessor]:
         """Generator and processor of one adapter."""
-        generator, processor = self.excitor_generator[adapter_name], self.excitor_processor[adapter_name]
-        return cast(PromptGenerator, generator), cast(PromptProcessor, processor)
+        parts: Any = self.excitor_generator[adapter_name], self.excitor_processor[adapter_name]
+        return parts
 
     def term(self, adapter_name: str, x: Tensor) -> Tensor:
         """The term of one adapter at strength 1, ``g K_e(x)``: ``(..., C)`` to ``(..., G * d)``, in its own dtype."""
@@ -207,7 +209,8 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
 
     def _folded_term(self, adapter_name: str, x: Tensor, key: Tensor | None = None) -> Tensor:
         """The same from what the adapter folds to; with a key the sum of both, in the key's dtype."""
-        a, folded = self.parts(adapter_name)[1].A, self._folded(adapter_name)
+        parts = self.parts(adapter_name)
+        a, folded = parts[1].A, self._folded(adapter_name, *parts)
         return adapter_term(x, a, folded, key, backend(folded, a.dtype if key is None else key.dtype))
 
     def _term_seeing(self, adapter_name: str, x: Tensor, pictures: Pictures) -> Tensor:
@@ -218,14 +221,15 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
             term = processor.term(rows, generator, self.visual_prompts(adapter_name, x))
         else:
             folded = pictures.folded(maps, processor, len(x))
-            term = adapter_term_seeing(rows, processor.A, self._folded(adapter_name), folded)
+            term = adapter_term_seeing(rows, processor.A, self._folded(adapter_name, generator, processor), folded)
         return term.unflatten(1, x.shape[1:-1])
 
     def _acts(self, adapter_name: str) -> bool:
         """Whether an adapter has prompts at all: one of visual prompts alone has none where there is no picture."""
+        if adapter_name not in self.excitor_visual or seen() is not None:
+            return True
         generator, _ = self.parts(adapter_name)
-        learnable = generator.num_prompts or generator.num_local_prompts
-        return bool(learnable) or (adapter_name in self.excitor_visual and seen() is not None)
+        return bool(generator.num_prompts or generator.num_local_prompts)
 
     def visual_prompts(self, adapter_name: str, x: Tensor) -> Prompts | None:
         """Those that an adapter makes of the pictures the batch comes with; None without any.
@@ -248,12 +252,10 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
             )
         return pictures
 
-    def _folded(self, adapter_name: str) -> Folded:
+    def _folded(self, adapter_name: str, generator: PromptGenerator, processor: PromptProcessor) -> Folded:
         """What one adapter folds to: with gradients where it trains, else kept from one call to the next."""
-        generator, processor = self.parts(adapter_name)
-        parameters = *generator._parameters.values(), *processor._parameters.values()
-        learns = torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in parameters)
-        if self.training or learns:
+        parameters = [*generator._parameters.values(), *processor._parameters.values()]
+        if self.training or (torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in parameters)):
             self.excitor_folded.learns(adapter_name)
             return processor.fold(generator)
         return self.excitor_folded.folded(adapter_name, generator, processor)

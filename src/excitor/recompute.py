@@ -53,10 +53,14 @@ def adapter_term(x: Tensor, a: Tensor, folded: Folded, key: Tensor | None = None
     Returns:
         ``(..., G * d)`` in the dtype of the key, or without one in A's.
     """
-    dtype = autocast_dtype(x.device) or a.dtype
-    tensors = folded.scores, folded.values, folded.null_bias
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, a, *tensors, key)):
-        return cast(Tensor, _Recomputed.apply(x, a, *tensors, key, folded[3:], dtype, backend))
+    lower = autocast_dtype(x.device)
+    dtype = lower or a.dtype
+    if torch.is_grad_enabled():
+        tensors = folded[:3]
+        if any(t is not None and t.requires_grad for t in (x, a, *tensors, key)):
+            return cast(Tensor, _Recomputed.apply(x, a, *tensors, key, folded[3:], dtype, backend))
+    if lower is None:
+        return _run(x, a, folded, key, dtype, backend)[0]
     with without_autocast(x.device):
         return _run(x, a, folded, key, dtype, backend)[0]
 
