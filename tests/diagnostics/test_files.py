@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import excitor
+from excitor.combined import CombinedConfig
 from excitor.diagnostics.files import describe
 from excitor.errors import ExcitorError
 from tiny import make_llama
@@ -78,6 +79,21 @@ def test_every_kind_of_adapter(saved, switches, gates, has_prompts):
     )
 
 
+def test_excitor_among_other_methods(tmp_path):
+    lora = {"peft_type": "LORA", "r": 3, "target_modules": ["q_proj", "o_proj"]}
+    parts = [lora, {"peft_type": "EXCITOR", "r": 4, "num_prompts": 5, "top_layers": 2}]
+    model = peft.get_peft_model(make_llama(), CombinedConfig(task_type="CAUSAL_LM", parts=parts))
+    excitor.save_adapter(model, tmp_path)
+    adapter = describe(tmp_path)
+    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    assert adapter["parameters"]["total"] == sum(trained.values())
+    assert adapter["parameters"]["other modules"] == sum(n for name, n in trained.items() if "lora_" in name) > 0
+    assert [layer["gates"] for layer in adapter["layers"]] == [gate.tolist() for gate in excitor.gates(model).values()]
+    config = adapter["config"]
+    assert (config["peft_type"], config["combined_with"], config["task_type"]) == ("EXCITOR", ["LORA"], "CAUSAL_LM")
+    assert (config["num_prompts"], config["num_local_prompts"]) == (5, 2)  # as given, as by default
+
+
 def test_prompts_that_peft_saved_as_an_mlp(adapted, tmp_path):
     adapted(generator="mlp").save_pretrained(tmp_path)
     adapter = describe(tmp_path)
@@ -104,6 +120,11 @@ def test_prompts_at_zero_have_no_spread(saved):
 def test_what_is_no_excitor_adapter(tmp_path, base_dir):
     peft.get_peft_model(make_llama(), peft.LoraConfig(target_modules=["k_proj"])).save_pretrained(tmp_path)
     with pytest.raises(ExcitorError, match="holds an adapter of type LORA; expected EXCITOR"):
+        describe(tmp_path)
+    loha = {"peft_type": "LOHA", "target_modules": ["k_proj"]}
+    lora = {"peft_type": "LORA", "target_modules": ["q_proj"]}
+    peft.get_peft_model(make_llama(), CombinedConfig(parts=[lora, loha])).save_pretrained(tmp_path)
+    with pytest.raises(ExcitorError, match="of type COMBINED; expected EXCITOR, or COMBINED with EXCITOR among"):
         describe(tmp_path)
     with pytest.raises(ExcitorError, match="is not an adapter folder"):
         describe(Path(base_dir))

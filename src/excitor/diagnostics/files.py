@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from excitor.checkpoint import check_finite
+from excitor.config import ExcitorConfig
 from excitor.errors import ExcitorError
 
 
@@ -22,7 +23,7 @@ def describe(directory: Path) -> dict[str, Any]:
     """Reads an adapter's files without its base model.
 
     Returns:
-        ``config`` (what adapter_config.json says and is not empty), ``parameters`` (``total`` and a count for each
+        ``config`` (what adapter_config.json says of Excitor and is not empty), ``parameters`` (``total`` and a count for each
         part), ``file_bytes``, ``layers`` (from the bottom up, see below), and ``report`` (of the training run; None if
         there is none). A layer has its ``name``; ``gates`` over key heads, or one for all of them, None where the
         method has none; ``prompt_norm``: mean length of its prompts, and ``prompt_spread``: length of the longest one
@@ -33,9 +34,9 @@ def describe(directory: Path) -> dict[str, Any]:
     """
     if directory.is_file():
         raise ExcitorError(f"{directory} is a file; expected an adapter folder, as excitor train writes it.")
-    config = _read_json(directory / "adapter_config.json", "an adapter folder, as excitor train writes it")
-    if config.get("peft_type") != "EXCITOR":
-        raise ExcitorError(f"{directory} holds an adapter of type {config.get('peft_type')}; expected EXCITOR.")
+    config = _excitor_config(
+        _read_json(directory / "adapter_config.json", "an adapter folder, as excitor train writes it"), directory
+    )
     weights = directory / "adapter_model.safetensors"
 
     parts: Counter[str] = Counter()
@@ -62,6 +63,23 @@ def describe(directory: Path) -> dict[str, Any]:
         "layers": [_describe_layer(layer, layers[layer]) for layer in sorted(layers, key=_natural)],
         "report": _read_report(report) if report.exists() else None,
     }
+
+
+def _excitor_config(config: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """The configuration of Excitor, where it is one of several methods with ``combined_with``, the others."""
+    if config.get("peft_type") == "EXCITOR":
+        return config
+    parts = config.get("parts", []) if config.get("peft_type") == "COMBINED" else []
+    excitor = [part for part in parts if part.get("peft_type") == "EXCITOR"]
+    if not excitor:
+        raise ExcitorError(
+            f"{directory} holds an adapter of type {config.get('peft_type')}; expected EXCITOR, or COMBINED with "
+            "EXCITOR among its parts."
+        )
+    # A part may leave out what is as by default; fields that all parts share stand beside them.
+    shared = {key: value for key, value in config.items() if key not in ("parts", "peft_type")}
+    others = [part["peft_type"] for part in parts if part is not excitor[0]]
+    return ExcitorConfig().to_dict() | shared | excitor[0] | {"combined_with": others}
 
 
 def _expected_parts(config: dict[str, Any]) -> list[str]:
