@@ -204,8 +204,8 @@ def _topmost(config: ExcitorConfig, depth: Any) -> list[int]:
         raise ExcitorError("top_layers needs a model whose config has num_hidden_layers; use layers_to_transform.")
     if config.top_layers > depth:
         raise ExcitorError(
-            f"top_layers is {config.top_layers}, but the model has {depth} layers: set top_layers (--top-layers) to at "
-            f"most {depth}."
+            f"top_layers is {config.top_layers}, but the model has {depth} layers: set top_layers (--top-layers) to "
+            f"at most {depth}."
         )
     topmost = list(range(depth - config.top_layers, depth))
     if config.layers_to_transform not in (None, topmost):

@@ -23,11 +23,12 @@ def describe(directory: Path) -> dict[str, Any]:
     """Reads an adapter's files without its base model.
 
     Returns:
-        ``config`` (what adapter_config.json says of Excitor and is not empty), ``parameters`` (``total`` and a count for each
-        part), ``file_bytes``, ``layers`` (from the bottom up, see below), and ``report`` (of the training run; None if
-        there is none). A layer has its ``name``; ``gates`` over key heads, or one for all of them, None where the
-        method has none; ``prompt_norm``: mean length of its prompts, and ``prompt_spread``: length of the longest one
-        over the median, the larger of keys and values; None where an MLP makes the prompts, or the median is 0.
+        ``config`` (what adapter_config.json says of Excitor and is not empty), ``parameters`` (``total`` and a count
+        for each part), ``file_bytes``, ``layers`` (from the bottom up, see below), and ``report`` (of the training
+        run; None if there is none). A layer has its ``name``; ``gates`` over key heads, or one for all of them, None
+        where the method has none; ``prompt_norm``: mean length of its prompts, and ``prompt_spread``: length of the
+        longest one over the median, the larger of keys and values; None where an MLP makes the prompts, or the median
+        is 0.
 
     Raises:
         ExcitorError: the folder holds no adapter, one of another method, or a damaged one.
