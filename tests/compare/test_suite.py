@@ -115,9 +115,11 @@ def test_nothing_to_compare_on_is_said():
 
 
 def test_flags_win_over_the_suite(suite):
-    given = CompareArguments(suite=suite(), steps=9, seeds=2, rates=["1e-2"], methods=["lora/q-v"], points=2)
+    given = CompareArguments(
+        suite=suite(), steps=9, seeds=2, rates=["1e-2, 2e-2", "3e-2"], methods=["lora/q-v"], points=2
+    )
     found, experiments = resolve(given)
-    assert (found.training["steps"], found.seeds, found.rates, found.points) == (9, [0, 1], [0.01], 2)
+    assert (found.training["steps"], found.seeds, found.rates, found.points) == (9, [0, 1], [0.01, 0.02, 0.03], 2)
     assert [one.name for one in experiments] == ["lora/q-v"]
     plan = Plan(found, experiments, {"lora/q-v": 1}, given.command)
     folder = Path(str(given.suite))

@@ -60,12 +60,13 @@ class CompareArguments(Arguments):
     )
     seeds: int | None = field(default=None, metadata={"help": "Number of seeds, from 0; 5 if nothing says."})
     rates: list[str] = field(
-        default_factory=list, metadata={"help": "Learning rates to choose from; 3e-4 to 3e-2 if nothing says."}
+        default_factory=list,
+        metadata={"help": "Learning rates to choose from, as 1e-3,1e-2; 3e-4 to 3e-2 if not given."},
     )
     points: int | None = field(default=None, metadata={"help": "Points of the learning-forgetting curve of a run."})
     strengths: list[str] = field(
         default_factory=list,
-        metadata={"help": "Measure finished adapters at these factors of their effect, too, as 0.5 or 2."},
+        metadata={"help": "Measure finished adapters at these factors of their effect, too, as 0.5,2."},
     )
     baseline: str | None = field(default=None, metadata={"help": "The method that all others are compared with."})
     match: str | None = field(
@@ -103,7 +104,7 @@ class CompareArguments(Arguments):
         yield from self._at_least(1, "jobs", "steps", "batch_size", "max_length", "seeds", "points")
         yield from self._at_least(2, "eval_rows")
         for name, values in (("--rates", self.rates), ("--strengths", self.strengths)):
-            for value in values:
+            for value in several(values):
                 try:
                     float(value)
                 except ValueError:
@@ -111,3 +112,8 @@ class CompareArguments(Arguments):
         if self.report_only and self.dry_run:
             yield "--report-only and --dry-run exclude each other."
         yield from self._is_folder("out")
+
+
+def several(values: list[str]) -> list[str]:
+    """What a list option was given: several times, several with commas, or both."""
+    return [part.strip() for value in values for part in value.split(",")]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from excitor.compare.arguments import OF_SUITE, OF_TRAINING, CompareArguments
+from excitor.compare.arguments import OF_SUITE, OF_TRAINING, CompareArguments, several
 from excitor.compare.equalise import TOLERANCES
 from excitor.compare.experiments import CATALOGUE, OVERRIDES, Experiment, choose, read_experiments
 from excitor.compare.material import WORLD, Files, Material, World
@@ -206,9 +206,10 @@ def resolve(arguments: CompareArguments) -> tuple[Suite, list[Experiment]]:
     changes: dict[str, Any] = {name: value for name in OF_SUITE if (value := getattr(arguments, name))}
     if "seeds" in changes:
         changes["seeds"] = list(range(changes["seeds"]))
-    changes |= {name: [float(one) for one in changes[name]] for name in ("rates", "strengths") if name in changes}
+    for name in ("rates", "strengths"):
+        if name in changes:
+            changes[name] = [float(one) for one in several(changes[name])]
     training = {name: value for name in OF_TRAINING if (value := getattr(arguments, name)) is not None}
     suite = replace(suite, **changes, train=suite.train | training)
     suite.check()
-    only = [name.strip() for names in arguments.methods for name in names.split(",")]
-    return suite.with_files(arguments.files), experiments_of(suite, folder, only)
+    return suite.with_files(arguments.files), experiments_of(suite, folder, several(arguments.methods))
