@@ -1,6 +1,7 @@
 """Runs on a base in 4 or 8 bits: trained, measured, loaded and evaluated the same way."""
 
 import importlib.util
+import json
 
 import pytest
 import torch
@@ -9,15 +10,20 @@ from transformers import AutoModelForCausalLM
 
 import excitor
 from excitor.cli.decode import Decoding, load
+from excitor.cli.see import see
 from excitor.errors import ExcitorError
 from excitor.evaluate.arguments import EvalArguments
 from excitor.evaluate.likelihood import compare
 from excitor.evaluate.run import evaluate
 from excitor.evaluate.task import Subject
+from excitor.train.arguments import TrainArguments
 from excitor.train.prepare import prepare
 from excitor.train.run import train
 from excitor.train.trainer import make_trainer
+from excitor.vision.images import load_image
+from excitor.vision.inputs import read_image_processor
 from tiny import make_llama, make_tokenizer
+from tiny_vision import save_encoder, save_pictures
 
 
 QUESTION = [{"role": "user", "content": "Say a 3 times"}]
@@ -102,3 +108,43 @@ def test_a_base_that_is_quantised_already_is_trained_as_it_is(arguments, wide, c
     assert report["learned"]["change"] < 0
     assert type(key_projection(excitor.load_adapter(str(tmp_path / "out"))[0])).__name__ == "Linear4bit"
     assert AutoModelForCausalLM.from_pretrained(stored).is_quantized
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_pictures_are_learned_on_a_quantised_base(wide, console, tmp_path, bits) -> None:
+    pytest.importorskip("bitsandbytes")
+    encoder = save_encoder(tmp_path / "encoder", initializer_range=0.5)
+    pictures = save_pictures(tmp_path / "pictures")
+    rows = [{"image": f"{colour}.png", "caption": colour} for colour in pictures] * 5
+    (tmp_path / "pictures" / "rows.json").write_text(json.dumps(rows))
+    given = TrainArguments(
+        model=wide,
+        vision_model=encoder,
+        data=[str(tmp_path / "pictures" / "rows.json")],
+        out=str(tmp_path / "out"),
+        caption_instruction="Colour?",
+        steps=40,
+        batch_size=8,
+        eval_rows=4,
+        retain_documents=1,
+        learning_rate=0.03,
+        load_in_4bit=bits == 4,
+        load_in_8bit=bits == 8,
+    )
+    report = train(given, console)
+    model, tokenizer = excitor.load_adapter(str(tmp_path / "out"))
+    assert type(key_projection(model)).__name__ == LAYERS[bits]
+    encoder_layer = next(m for m in model.get_base_model().vision_model.modules() if isinstance(m, torch.nn.Linear))
+    assert type(encoder_layer) is torch.nn.Linear  # pictures are read in full precision
+    processor = read_image_processor(encoder)
+    logits = []
+    for colour in ("red", "blue"):
+        asked = tokenizer("### Instruction:\nColour?\n\n### Response:\n", return_tensors="pt").input_ids
+        pixels = processor(images=load_image(pictures[colour]), return_tensors="pt")["pixel_values"]
+        logits.append(model(asked, pixel_values=pixels).logits[0, -1])
+    assert report["learned"]["change"] < -0.5
+    assert (logits[0] - logits[1]).abs().max() > 0.1
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"`{wide}` in {bits} bits" in card
+    shown = see([([pictures["red"]], "Colour?")], str(tmp_path / "out"), None, 1.0, 8, 1, None, None)
+    assert len(shown) == 1
