@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
+from descent import Descent
 from excitor.mini.vision import ENCODER_DIR
 from excitor.mini.vision.digits import TRAINED, jitter, load_digits
 from excitor.mini.vision.drawing import SIZE, draw_things, place_things
 from excitor.mini.vision.scenes import COLOURS, SHAPES, Group, all_scenes
-from pretrain_mini import rate_factor
 
 
 PATCH = 8
@@ -32,7 +32,7 @@ DIGIT_SHARE = 0.35
 GROUP_SHARE = 0.25  # of the scenes; there are far fewer of them than of pairs
 OVERLAP = 2.5  # pixels, both ways, that a thing must reach into a patch to be its label
 POOL = 12_000  # pictures that are drawn once and come back in another order
-MATRIX_RATE, REST_RATE = 0.02, 0.003
+REST_RATE = 0.003
 
 # With their weights: cross-entropies in nats; squared error of all normalised pixels; squared distance of the
 # features' covariance from the identity, by their number.
@@ -138,35 +138,18 @@ def losses_of(model: CLIPVisionModel, heads: Heads, data: Labelled, rows: Tensor
     ]
 
 
-def make_optimizers(model: CLIPVisionModel, heads: Heads) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for the rest."""
-    blocks = {name: each for name, each in model.named_parameters() if each.ndim == 2 and ".layers." in name}
-    rest = [each for name, each in model.named_parameters() if name not in blocks]
-    return [
-        torch.optim.Muon(list(blocks.values()), lr=MATRIX_RATE, weight_decay=0.01),
-        torch.optim.AdamW([*rest, *heads.parameters()], lr=REST_RATE, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-
-
 def pretrain(out: Path, seed: int, steps: int) -> None:
     torch.manual_seed(seed)
     model, processor = make_model(), make_processor()
     heads = Heads(model.config.hidden_size)
-    parameters = [*model.parameters(), *heads.parameters()]
-    optimizers = make_optimizers(model, heads)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: rate_factor(step, steps)) for each in optimizers]
+    descent = Descent(nn.ModuleList([model, heads]), steps, REST_RATE)
     data = draw_labelled(processor, seed)
     generator = torch.Generator().manual_seed(seed)
     losses: list[list[float]] = []
     started = time.monotonic()
     for step in range(steps):
         parts = losses_of(model, heads, data, torch.randint(0, POOL, (BATCH_SIZE,), generator=generator))
-        sum(weight * part for weight, part in zip(LOSSES.values(), parts, strict=True)).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for part in [*optimizers, *schedules]:
-            part.step()
-        model.zero_grad()
-        heads.zero_grad()
+        descent.step(torch.stack(parts) @ torch.tensor(list(LOSSES.values())))
         losses.append([part.item() for part in parts])
         if (step + 1) % 100 == 0:
             print(f"step {step + 1}/{steps}  {means(losses)}  {time.monotonic() - started:.0f} s", flush=True)
