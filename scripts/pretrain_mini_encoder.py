@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=2 python scripts/pretrain_mini_encoder.py
 
 It learns from labels, as encoders for classification do, and from no words: of every patch the colour and the shape of
-the thing on it, and where in the picture it is; of a handwritten digit which one. Each is asked apart, and neither
-counts nor relations are asked. A little of painting the patches and a penalty that keeps features uncorrelated stand
-beside it. No caption, no question and no held-out digit goes in.
+the thing on it, and where in the picture it is; of every token of a handwritten digit which one, since whoever looks
+at the features may look at any of them. Each is asked apart, and neither counts nor relations are asked. A little of
+painting the patches and a penalty that keeps features uncorrelated stand beside it. No caption, no question and no
+held-out digit goes in.
 """
 
 import argparse
@@ -125,13 +126,13 @@ def losses_of(model: CLIPVisionModel, heads: Heads, data: Labelled, rows: Tensor
     pictures = data.pictures[rows]
     tokens = model(pixel_values=pictures).last_hidden_state
     features = F.layer_norm(tokens, tokens.shape[-1:])  # as they are looked at
-    whole, patches = features[:, 0], features[:, 1:]
+    patches = features[:, 1:]
     excess = torch.cov(features.flatten(0, 1).T) - torch.eye(features.shape[-1])
     pixels = F.unfold(pictures, PATCH, stride=PATCH).transpose(1, 2)
     return [
         F.cross_entropy(heads.colour(patches).transpose(1, 2), data.colours[rows]),
         F.cross_entropy(heads.shape(patches).transpose(1, 2), data.shapes[rows]),
-        F.cross_entropy(heads.digit(whole), data.digits[rows]),
+        F.cross_entropy(heads.digit(features).transpose(1, 2), data.digits[rows, None].expand(-1, features.shape[1])),
         F.cross_entropy(heads.place(patches).flatten(0, 1), torch.arange(patches.shape[1]).repeat(len(patches))),
         F.mse_loss(heads.painter(tokens[:, 1:]), pixels),
         excess.square().sum() / len(excess),
@@ -171,9 +172,9 @@ def card(seed: int, steps: int, loss: str, seconds: float) -> str:
 
 A vision transformer of CLIP's shape with about 180,000 parameters, for pictures of {SIZE} x {SIZE} pixels:
 drawn scenes and handwritten digits (docs/vision-demo.md). It was trained on labels, of patches the colour and
-the shape on them and their place, of digits which one it is, and on no words. Apache-2.0, like the rest of the
-repository; the digits are those that scikit-learn brings along (UCI, CC BY 4.0), of which the last 450 were kept
-from it.
+the shape on them and their place, of every token of a digit which one it is, and on no words. Apache-2.0, like the
+rest of the repository; the digits are those that scikit-learn brings along (UCI, CC BY 4.0), of which the last 450
+were kept from it.
 
 Made by `python scripts/pretrain_mini_encoder.py --seed {seed} --steps {steps}`:
 {steps} steps of {BATCH_SIZE} pictures, at the end {loss},
