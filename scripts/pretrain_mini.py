@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from descent import Descent
 from excitor.mini import BASE_DIR
 from excitor.mini.evaluate import examine
 from excitor.mini.lessons import make_lessons
@@ -25,8 +26,6 @@ from excitor.mini.world import WORLD_SEED, World, make_world
 
 ROW_LENGTH = 96
 BATCH_SIZE = 32
-WARMUP_STEPS = 50
-MATRIX_RATE, REST_RATE = 0.02, 0.004
 CHECKPOINT_EVERY = 200
 
 
@@ -60,36 +59,18 @@ def make_batch(world: World, tokenizer: PreTrainedTokenizerFast, seed: int, step
     return torch.tensor(rows)
 
 
-def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks (AdamW alone needs several times the steps), AdamW for the rest."""
-    blocks = [parameter for parameter in model.model.layers.parameters() if parameter.ndim == 2]
-    chosen = set(blocks)
-    rest = [parameter for parameter in model.parameters() if parameter not in chosen]
-    return [
-        torch.optim.Muon(blocks, lr=MATRIX_RATE, weight_decay=0.01),
-        torch.optim.AdamW(rest, lr=REST_RATE, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-
-
-def rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up, a long plateau (skills are found suddenly, and at full rate), then linearly down to 0."""
-    return min(1.0, (step + 1) / WARMUP_STEPS, (steps - step) / (0.4 * steps))
-
-
 def pretrain(out: Path, seed: int, steps: int) -> None:
     torch.manual_seed(seed)
     world = make_world(WORLD_SEED)
     tokenizer = make_tokenizer(sample_pages(world))
     model = make_model(tokenizer)
-    optimizers = make_optimizers(model)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: rate_factor(step, steps)) for each in optimizers]
+    descent = Descent(model, steps)
     checkpoint = out.parent / f"{out.name}.checkpoint.pt"
     first, seconds = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint)
         model.load_state_dict(state["model"])
-        for part, saved in zip([*optimizers, *schedules], state["optimizers"], strict=True):
-            part.load_state_dict(saved)
+        descent.load_state_dict(state["descent"])
         first, seconds = state["step"], state["seconds"]
         print(f"continuing at step {first}")
 
@@ -98,19 +79,14 @@ def pretrain(out: Path, seed: int, steps: int) -> None:
     for step in range(first, steps):
         tokens = make_batch(world, tokenizer, seed, step)
         loss = model(tokens, labels=tokens).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for part in [*optimizers, *schedules]:
-            part.step()
-        model.zero_grad()
+        descent.step(loss)
         losses.append(loss.item())
         if (step + 1) % 50 == 0:
             seconds = time.monotonic() - started
             mean = sum(losses[-50:]) / len(losses[-50:])
             print(f"step {step + 1}/{steps}  loss {mean:.4f}  {seconds:.0f} s", flush=True)
         if (step + 1) % CHECKPOINT_EVERY == 0:
-            parts = [part.state_dict() for part in [*optimizers, *schedules]]
-            state = {"model": model.state_dict(), "optimizers": parts}
+            state = {"model": model.state_dict(), "descent": descent.state_dict()}
             torch.save(state | {"step": step + 1, "seconds": time.monotonic() - started}, checkpoint)
 
     seconds = time.monotonic() - started

@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=2 python scripts/pretrain_mini_encoder.py
 
 It learns from labels, as encoders for classification do, and from no words: of every patch the colour and the shape of
-the thing on it, and where in the picture it is; of a handwritten digit which one. Each is asked apart, and neither
-counts nor relations are asked. A little of painting the patches and a penalty that keeps features uncorrelated stand
-beside it. No caption, no question and no held-out digit goes in.
+the thing on it, and where in the picture it is; of every token of a handwritten digit which one, since whoever looks
+at the features may look at any of them. Each is asked apart, and neither counts nor relations are asked. A little of
+painting the patches and a penalty that keeps features uncorrelated stand beside it. No caption, no question and no
+held-out digit goes in.
 """
 
 import argparse
@@ -19,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
+from descent import Descent
 from excitor.mini.vision import ENCODER_DIR
 from excitor.mini.vision.digits import TRAINED, jitter, load_digits
 from excitor.mini.vision.drawing import SIZE, draw_things, place_things
 from excitor.mini.vision.scenes import COLOURS, SHAPES, Group, all_scenes
-from pretrain_mini import rate_factor
 
 
 PATCH = 8
@@ -32,7 +33,7 @@ DIGIT_SHARE = 0.35
 GROUP_SHARE = 0.25  # of the scenes; there are far fewer of them than of pairs
 OVERLAP = 2.5  # pixels, both ways, that a thing must reach into a patch to be its label
 POOL = 12_000  # pictures that are drawn once and come back in another order
-MATRIX_RATE, REST_RATE = 0.02, 0.003
+REST_RATE = 0.003
 
 # With their weights: cross-entropies in nats; squared error of all normalised pixels; squared distance of the
 # features' covariance from the identity, by their number.
@@ -125,26 +126,16 @@ def losses_of(model: CLIPVisionModel, heads: Heads, data: Labelled, rows: Tensor
     pictures = data.pictures[rows]
     tokens = model(pixel_values=pictures).last_hidden_state
     features = F.layer_norm(tokens, tokens.shape[-1:])  # as they are looked at
-    whole, patches = features[:, 0], features[:, 1:]
+    patches = features[:, 1:]
     excess = torch.cov(features.flatten(0, 1).T) - torch.eye(features.shape[-1])
     pixels = F.unfold(pictures, PATCH, stride=PATCH).transpose(1, 2)
     return [
         F.cross_entropy(heads.colour(patches).transpose(1, 2), data.colours[rows]),
         F.cross_entropy(heads.shape(patches).transpose(1, 2), data.shapes[rows]),
-        F.cross_entropy(heads.digit(whole), data.digits[rows]),
+        F.cross_entropy(heads.digit(features).transpose(1, 2), data.digits[rows, None].expand(-1, features.shape[1])),
         F.cross_entropy(heads.place(patches).flatten(0, 1), torch.arange(patches.shape[1]).repeat(len(patches))),
         F.mse_loss(heads.painter(tokens[:, 1:]), pixels),
         excess.square().sum() / len(excess),
-    ]
-
-
-def make_optimizers(model: CLIPVisionModel, heads: Heads) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for the rest."""
-    blocks = {name: each for name, each in model.named_parameters() if each.ndim == 2 and ".layers." in name}
-    rest = [each for name, each in model.named_parameters() if name not in blocks]
-    return [
-        torch.optim.Muon(list(blocks.values()), lr=MATRIX_RATE, weight_decay=0.01),
-        torch.optim.AdamW([*rest, *heads.parameters()], lr=REST_RATE, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
 
@@ -152,21 +143,14 @@ def pretrain(out: Path, seed: int, steps: int) -> None:
     torch.manual_seed(seed)
     model, processor = make_model(), make_processor()
     heads = Heads(model.config.hidden_size)
-    parameters = [*model.parameters(), *heads.parameters()]
-    optimizers = make_optimizers(model, heads)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: rate_factor(step, steps)) for each in optimizers]
+    descent = Descent(nn.ModuleList([model, heads]), steps, REST_RATE)
     data = draw_labelled(processor, seed)
     generator = torch.Generator().manual_seed(seed)
     losses: list[list[float]] = []
     started = time.monotonic()
     for step in range(steps):
         parts = losses_of(model, heads, data, torch.randint(0, POOL, (BATCH_SIZE,), generator=generator))
-        sum(weight * part for weight, part in zip(LOSSES.values(), parts, strict=True)).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for part in [*optimizers, *schedules]:
-            part.step()
-        model.zero_grad()
-        heads.zero_grad()
+        descent.step(torch.stack(parts) @ torch.tensor(list(LOSSES.values())))
         losses.append([part.item() for part in parts])
         if (step + 1) % 100 == 0:
             print(f"step {step + 1}/{steps}  {means(losses)}  {time.monotonic() - started:.0f} s", flush=True)
@@ -188,9 +172,9 @@ def card(seed: int, steps: int, loss: str, seconds: float) -> str:
 
 A vision transformer of CLIP's shape with about 180,000 parameters, for pictures of {SIZE} x {SIZE} pixels:
 drawn scenes and handwritten digits (docs/vision-demo.md). It was trained on labels, of patches the colour and
-the shape on them and their place, of digits which one it is, and on no words. Apache-2.0, like the rest of the
-repository; the digits are those that scikit-learn brings along (UCI, CC BY 4.0), of which the last 450 were kept
-from it.
+the shape on them and their place, of every token of a digit which one it is, and on no words. Apache-2.0, like the
+rest of the repository; the digits are those that scikit-learn brings along (UCI, CC BY 4.0), of which the last 450
+were kept from it.
 
 Made by `python scripts/pretrain_mini_encoder.py --seed {seed} --steps {steps}`:
 {steps} steps of {BATCH_SIZE} pictures, at the end {loss},

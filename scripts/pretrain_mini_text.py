@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from descent import Descent
 from excitor.mini.tokenizer import make_tokenizer
 from excitor.mini.vision import TEXT_DIR
 from excitor.mini.vision.words import page
-from pretrain_mini import make_optimizers, rate_factor
 
 
 BATCH_SIZE = 64
@@ -54,17 +54,12 @@ def pretrain(out: Path, seed: int, steps: int) -> None:
     rng = random.Random(0)
     tokenizer = make_tokenizer(page(rng) for _ in range(5_000))
     model = make_model(tokenizer)
-    optimizers = make_optimizers(model)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: rate_factor(step, steps)) for each in optimizers]
+    descent = Descent(model, steps)
     losses: list[float] = []
     started = time.monotonic()
     for step in range(steps):
         loss = model(**make_batch(tokenizer, seed, step)).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for part in [*optimizers, *schedules]:
-            part.step()
-        model.zero_grad()
+        descent.step(loss)
         losses.append(loss.item())
         if (step + 1) % 50 == 0:
             mean = sum(losses[-50:]) / 50

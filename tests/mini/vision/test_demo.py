@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from excitor.cli import main
 from excitor.mini.vision import ENCODER_DIR, TEXT_DIR
 from excitor.mini.vision.demo import link, run_vision_demo
+from excitor.mini.vision.digits import TRAINED, load_digits
 from excitor.mini.vision.evaluate import answer, blind_share, share_right, shuffled, text_changes
 from excitor.mini.vision.lessons import TESTS, Lessons, make_lessons
 from excitor.mini.vision.train import Rows, encode_rows, make_batch, train_channel
@@ -46,6 +47,18 @@ def test_the_encoder_is_an_ordinary_vision_model(lessons, parts):
     tokens = encoder(**parts[1](images=pictures, return_tensors="pt")).last_hidden_state
     assert tokens.shape == (3, 17, AutoConfig.from_pretrained(ENCODER_DIR).hidden_size)
     assert (tokens[0] - tokens[1]).abs().max() > 0.1
+
+
+def test_every_token_of_a_held_out_digit_tells_which_one_it_is(parts):
+    pictures, digits = load_digits()
+    encoder, labels = AutoModel.from_pretrained(ENCODER_DIR, dtype=torch.float32), torch.tensor(digits)
+    with torch.no_grad():
+        tokens = encoder(**parts[1](images=pictures, return_tensors="pt")).last_hidden_state
+    features = torch.nn.functional.layer_norm(tokens, tokens.shape[-1:])
+    means = torch.stack([features[:TRAINED][labels[:TRAINED] == digit].mean(0) for digit in range(10)])
+    nearest = (features[TRAINED:, None] - means).square().sum(-1).argmin(1)  # (450, tokens)
+    right = (nearest == labels[TRAINED:, None]).float().mean(0)
+    assert right.min() > 0.95
 
 
 def test_the_text_model_has_a_token_for_each_word(parts):

@@ -23,7 +23,7 @@ from excitor.vision.encoder import read_vision_config
 from excitor.vision.model import ExcitorForConditionalGeneration
 
 
-VISION_STEPS = 800
+VISION_STEPS = 1000
 RETAIN_PAGES = 200
 SHOWN = 8  # pictures in the figure, of each of its tests
 FIGURE_TESTS = ("captions unseen", "questions unseen", "digits")

@@ -15,7 +15,7 @@ from excitor.mini.vision.lessons import Lessons, Seen
 BATCH_SIZE = 32
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 30
-CAPTIONS, QUESTIONS, DIGITS = 0.6, 0.22, 0.18  # shares of the rows of a batch
+CAPTIONS, QUESTIONS, DIGITS = 0.5, 0.25, 0.25  # shares of the rows of a batch
 
 
 @dataclass(frozen=True)
