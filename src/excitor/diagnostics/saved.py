@@ -25,7 +25,10 @@ class SavedTensors:
 
 @contextmanager
 def saved_tensors(model: nn.Module) -> Iterator[SavedTensors]:
-    """Record what autograd keeps within it, parameters and buffers of ``model`` left out: those exist anyway."""
+    """Record what autograd keeps within it, parameters and buffers of ``model`` left out: those exist anyway.
+
+    A backward pass works; a second differentiation does not.
+    """
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     saved = SavedTensors()
 
@@ -34,7 +37,7 @@ def saved_tensors(model: nn.Module) -> Iterator[SavedTensors]:
             storage = part.untyped_storage()
             if storage.data_ptr() not in own:
                 saved.storages[storage.data_ptr()] = storage
-        return tensor
+        return tensor.detach()  # an output that its own function keeps would otherwise never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         yield saved
