@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from excitor import ExcitorConfig, ExcitorError, ExcitorLayer
+from excitor.diagnostics.saved import saved_tensors
 from excitor.functional import Prompts, excitor_query, reconstructed_key, split_heads
 from excitor.visual import Pictures, VisualPrompts, seeing
 
@@ -159,3 +160,23 @@ def test_the_weights_over_prompts_include_the_pictures() -> None:
     assert weights.shape == (2, 3, HEADS, 9)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, HEADS, dtype=weights.dtype))
     assert not weights[1, ..., 4:8].any()
+
+
+def test_training_keeps_no_scores_over_the_features() -> None:
+    """Only what the form as written keeps grows with the features that a token looks at."""
+
+    def kept(tokens: int, *, computed_again: bool) -> int:
+        layer = make_layer()
+        generator, processor = layer.parts("default")
+        x = torch.randn(2, 50, 8, dtype=torch.double, requires_grad=True)
+        pictures = Pictures(torch.randn(2, tokens, WIDTH, dtype=torch.double))
+        with seeing(pictures), saved_tensors(layer) as saved:
+            if computed_again:
+                outputs = layer.term("default", x)
+            else:
+                outputs = processor.term(x, generator, layer.visual_prompts("default", x))
+        assert outputs.requires_grad
+        return saved.bytes
+
+    assert kept(300, computed_again=True) == kept(10, computed_again=True)
+    assert kept(300, computed_again=False) - kept(10, computed_again=False) > 290 * 2 * 50 * HEADS * 8

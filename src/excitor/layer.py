@@ -6,6 +6,7 @@ from typing import Any, Self, cast
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
 from .config import ExcitorConfig
@@ -217,8 +218,15 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         """The term where the batch comes with pictures."""
         generator, processor = self.parts(adapter_name)
         maps, rows = cast(VisualPrompts, self.excitor_visual[adapter_name]), x.flatten(1, -2)
-        if as_written() or torch.is_grad_enabled():
-            term = processor.term(rows, generator, self.visual_prompts(adapter_name, x))
+
+        def written(rows: Tensor) -> Tensor:
+            return processor.term(rows, generator, pictures.prompts(maps, len(x)))
+
+        if as_written():
+            term = written(rows)
+        elif torch.is_grad_enabled():
+            # What is kept of every token for every feature would be many times the layer's input.
+            term = cast(Tensor, checkpoint(written, rows, use_reentrant=False, preserve_rng_state=False))
         else:
             folded = pictures.folded(maps, processor, len(x))
             term = adapter_term_seeing(rows, processor.A, self._folded(adapter_name, generator, processor), folded)
