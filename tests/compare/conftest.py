@@ -78,6 +78,7 @@ def suite(tmp_path):
 @pytest.fixture
 def arguments(tmp_path, suite):
     def make(**changes) -> CompareArguments:
-        return CompareArguments(**({"suite": suite(), "out": str(tmp_path / "out")} | changes))
+        given = changes if "suite" in changes else {"suite": suite()} | changes
+        return CompareArguments(**({"out": str(tmp_path / "out")} | given))
 
     return make

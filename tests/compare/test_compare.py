@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from excitor.compare.compare import make_plan, run_comparison
+from excitor.compare.compare import run_comparison
+from excitor.compare.plan import make_plan
 from excitor.errors import ExcitorError
 
 

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from excitor.compare.arguments import CompareArguments
-from excitor.compare.compare import Plan, choose_rates, make_plan
+from excitor.compare.plan import Plan, make_plan
 from excitor.compare.run import execute
 from excitor.compare.suite import SUITES, resolve
+from excitor.compare.tuning import choose_rates
 from excitor.errors import ExcitorError
 from tiny import make_llama, make_tokenizer
 

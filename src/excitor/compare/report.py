@@ -19,7 +19,7 @@ from excitor.train.folder import write_text
 
 
 if TYPE_CHECKING:
-    from excitor.compare.compare import Plan
+    from excitor.compare.plan import Plan
 
 
 def write_report(

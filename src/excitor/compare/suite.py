@@ -57,6 +57,7 @@ class Suite:
     tuning_seed: int = 100
     rates: list[float] = field(default_factory=lambda: [3e-4, 1e-3, 3e-3, 1e-2, 3e-2])
     rate_noise: float = 0.01
+    widen: int = 2
     points: int = 6
     strengths: list[float] = field(default_factory=list)
     subject: str = "excitor/default"
@@ -75,6 +76,8 @@ class Suite:
             faults.append(f"data, retain, test and mmlu are those of a model; {WORLD!r} has its own")
         if not self.seeds or not self.rates or min(self.rates) <= 0:
             faults.append("seeds and rates must not be empty, and rates must be above 0")
+        if self.widen < 0:
+            faults.append(f"widen must be at least 0, got {self.widen}")
         if self.tuning_seed in self.seeds:
             faults.append(f"tuning_seed {self.tuning_seed} is among the seeds that are reported")
         if any(len(set(values)) < len(values) for values in (self.seeds, self.rates, self.strengths)):

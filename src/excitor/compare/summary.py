@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 from excitor.compare.equalise import TOLERANCES
 from excitor.compare.measures import COSTS, MEASURES
 from excitor.compare.statistics import holm, hypervolume, paired, rank_ranges
+from excitor.compare.tuning import at_end
 from excitor.trials import over_seeds
 
 
 if TYPE_CHECKING:
-    from excitor.compare.compare import Plan
+    from excitor.compare.plan import Plan
 
 Summary = dict[str, Any]
 Row = dict[str, Any]
@@ -23,7 +24,7 @@ def summarise(
 
     Args:
         plan: What is compared.
-        tuned: How learning rates were chosen, see :func:`excitor.compare.compare.choose_rates`.
+        tuned: How learning rates were chosen, see :func:`excitor.compare.tuning.choose_rates`.
         tuning: The runs they were chosen by.
         results: The runs of the seeds; some may be missing, or have failed.
 
@@ -67,9 +68,7 @@ def _row(plan: "Plan", name: str, tuned: dict[str, Any], results: Iterable[dict[
     return {
         "method": name,
         "learning_rate": rate,
-        "edge": rate is not None
-        and len(plan.suite.rates) > 1
-        and rate in (min(plan.suite.rates), max(plan.suite.rates)),
+        "edge": rate is not None and at_end(tuned[name]),
         "seeds": [one["settings"]["seed"] for one in good],
         "failed": len(own) - len(good),
         "parameters": plan.sizes[name],
