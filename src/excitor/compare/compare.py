@@ -91,13 +91,14 @@ def _overview(plan: Plan, folder: Path) -> Table:
     cost = [SPENT[plan.suite.match]] if plan.spent else []
     for name in ("trainable parameters", *cost, "size matched", "runs to choose a rate: done", "runs of seeds: done"):
         table.add_column(name, justify="right")
-    seeds, rates = len(plan.suite.seeds), len(plan.suite.rates)
+    seeds, least = len(plan.suite.seeds), len(plan.suite.rates)
+    rates = f"{least} to {least + plan.suite.widen}" if plan.suite.widen else least
     for experiment in plan.experiments:
         stem = experiment.name.replace("/", "--")
         done = [path.stem.endswith("--tuning") for path in (folder / RUNS).glob(f"{stem}--*seed-*.json")]
         near = f"not within {100 * TOLERANCES.get(plan.suite.match, 0):g} %"
         matched = {True: "yes", False: near, None: ""}[experiment.matched]
-        tuning = f"{sum(done)} of {rates} and up to {plan.suite.widen} more" if experiment.adapter else ""
+        tuning = f"{sum(done)} of {rates}" if experiment.adapter else ""
         spent = [spent_text(plan.spent.get(experiment.name))] if cost else []
         seeded = f"{len(done) - sum(done)} of {seeds}"
         table.add_row(experiment.name, f"{plan.sizes[experiment.name]:,}", *spent, matched, tuning, seeded)
