@@ -151,6 +151,54 @@ def test_a_fused_step_behind_a_glance_in_evaluation_mode_is_no_surprise() -> Non
         check(layer)
 
 
+def test_nothing_is_kept_while_a_gradient_waits_for_its_step() -> None:
+    layer = make_layer().train()
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    layer(X).square().sum().backward()
+    layer.eval()
+    check(layer)
+    optimizer.step()
+    check(layer)
+
+
+def test_what_is_swapped_while_it_is_folded_is_folded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, original = make_layer(), PromptProcessor.fold
+
+    def fold(self: PromptProcessor, generator):
+        folded = original(self, generator)
+        with torch.no_grad():  # another thread
+            self.gate.add_(1)
+        return folded
+
+    monkeypatch.setattr(PromptProcessor, "fold", fold)
+    with torch.no_grad():
+        layer.term("default", X)
+    monkeypatch.undo()
+    check(layer)
+
+
+def test_a_replica_reads_its_own_parameters_and_passes_gradients_on() -> None:
+    """``nn.DataParallel`` makes shallow copies whose parameters are plain attributes."""
+
+    def replica(module: nn.Module) -> nn.Module:
+        made = module._replicate_for_data_parallel()
+        for name, child in module._modules.items():
+            made._modules[name] = None if child is None else replica(child)
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                setattr(made, name, parameter.view_as(parameter))
+        return made
+
+    layer = make_layer()
+    for _ in range(2):
+        with torch.no_grad():
+            torch.testing.assert_close(replica(layer)(X), layer(X))
+            layer.parts("default")[1].B.mul_(2)
+    replica(layer)(X).square().sum().backward()
+    generator, processor = layer.parts("default")
+    assert all(p.grad.abs().sum() > 0 for p in (generator.prompts, processor.A, processor.B, processor.gate))
+
+
 def test_training_keeps_nothing(folds: list) -> None:
     layer = make_layer()
     check(layer)

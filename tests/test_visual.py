@@ -162,6 +162,18 @@ def test_the_weights_over_prompts_include_the_pictures() -> None:
     assert not weights[1, ..., 4:8].any()
 
 
+@pytest.mark.parametrize("counts", [[1, 1], [2, 0]], ids=str)
+def test_pictures_are_seen_under_autocast_without_gradients(counts: list[int]) -> None:
+    layer = make_layer().float().eval()
+    x, features = torch.randn(2, 4, 8), torch.randn(2, 3, WIDTH)
+    with torch.no_grad():
+        with seeing(Pictures.of_rows(features, torch.tensor(counts))):
+            expected = layer.term("default", x)
+        with seeing(Pictures.of_rows(features, torch.tensor(counts))), torch.autocast("cpu", torch.bfloat16):
+            found = layer.term("default", x)
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+
+
 def test_training_keeps_no_scores_over_the_features() -> None:
     """Only what the form as written keeps grows with the features that a token looks at."""
 

@@ -53,13 +53,17 @@ class FoldCache(dict[str, _Kept]):
         kept = self.get(name)  # read once: other threads may run this layer too
         if kept is not None and kept.is_of(parameters):
             return kept.folded
+        # A gradient is waiting for an optimizer, and whether that is a fused one cannot be known.
+        trusted = name not in self._learning and all(
+            type(p) is nn.Parameter and p.grad is None and not p.is_meta and not p.is_inference() for p in parameters
+        )
+        # Read before folding: another thread may swap the parameters meanwhile.
+        state = ([p.data_ptr() for p in parameters], [p._version for p in parameters]) if trusted else None
         # Tensors made in inference mode could not be used outside of it.
         with torch.inference_mode(False), torch.no_grad():
             folded = processor.fold(generator)
-        trusted = all(type(p) is nn.Parameter and not p.is_meta and not p.is_inference() for p in parameters)
-        if trusted and name not in self._learning:
-            addresses, versions = [p.data_ptr() for p in parameters], [p._version for p in parameters]
-            self[name] = _Kept(folded, parameters, addresses, versions, [p.detach() for p in parameters])
+        if state is not None:
+            self[name] = _Kept(folded, parameters, *state, [p.detach() for p in parameters])
         return folded
 
     def learns(self, name: str) -> None:

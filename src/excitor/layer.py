@@ -262,8 +262,11 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
 
     def _folded(self, adapter_name: str, generator: PromptGenerator, processor: PromptProcessor) -> Folded:
         """What one adapter folds to: with gradients where it trains, else kept from one call to the next."""
-        parameters = [*generator._parameters.values(), *processor._parameters.values()]
-        if self.training or (torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in parameters)):
+        held = *generator._parameters.values(), *processor._parameters.values()
+        parameters = [parameter for parameter in held if parameter is not None]
+        if not parameters:  # a replica of nn.DataParallel holds copies that no list of parameters knows
+            return processor.fold(generator)
+        if self.training or (torch.is_grad_enabled() and any(p.requires_grad for p in parameters)):
             self.excitor_folded.learns(adapter_name)
             return processor.fold(generator)
         return self.excitor_folded.folded(adapter_name, generator, processor)

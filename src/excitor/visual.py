@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .errors import ExcitorError
 from .folded_pictures import FoldedPictures
 from .functional import Prompts, split_heads
+from .precision import without_autocast
 from .processor import PromptProcessor
 
 
@@ -120,7 +121,8 @@ class Pictures:
         """The same multiplied out, without gradients: made once, so that a decoding step finds those of the last."""
         kept = self._folded.get(id(maps))
         if kept is None or len(kept.values) != batch:
-            kept = self._folded[id(maps)] = processor.fold_pictures(self.prompts(maps, batch))
+            with without_autocast(maps.key_map.device):
+                kept = self._folded[id(maps)] = processor.fold_pictures(self.prompts(maps, batch))
         return kept
 
     def select(self, rows: Tensor, batch: int) -> "Pictures":
