@@ -174,6 +174,16 @@ def test_pictures_are_seen_under_autocast_without_gradients(counts: list[int]) -
     torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
 
 
+def test_a_batch_without_pictures_trains_nothing_and_breaks_nothing() -> None:
+    layer, x = make_layer(num_prompts=0).train(), torch.randn(2, 4, 8, dtype=torch.double)
+    output = layer(x)
+    assert torch.equal(output, layer.base_layer(x))
+    layer.base_layer.requires_grad_(False)
+    layer(x).square().sum().backward()
+    maps = layer.excitor_visual["default"]
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in maps.parameters())
+
+
 def test_training_keeps_no_scores_over_the_features() -> None:
     """Only what the form as written keeps grows with the features that a token looks at."""
 

@@ -152,12 +152,22 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
             rows = [name if self._at_work(name) else None for name in adapter_names]
             return self.placement.leave(output, by_row(self._strong_term, x, rows))
         names = [name for name in self.active_adapters if self._at_work(name)]
+        if not names and self.training and torch.is_grad_enabled():
+            output = self._with_idle(output)
         if not self.placement.is_output or as_written() or any(self._needs_term(name, x) for name in names):
             return self.placement.leave(output, [self._strong_term(name, x) for name in names])
         key = output
         for name in names:
             key = self._folded_term(name, x, key)
         return self.placement.told(output, key)
+
+    def _with_idle(self, output: Tensor) -> Tensor:
+        """The same, for autograd made of adapters that wait for pictures: without any, their gradients are zero."""
+        waiting = [name for name in self.active_adapters if name in self.excitor_visual]
+        if self._disable_adapters or not waiting or output.requires_grad:
+            return output
+        learning = [p for name in waiting for p in self.excitor_visual[name].parameters() if p.requires_grad]
+        return output + sum(0 * p.sum() for p in learning)
 
     def _at_work(self, adapter_name: str) -> bool:
         """Whether an adapter is here, on, and has anything to add."""

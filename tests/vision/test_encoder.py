@@ -97,6 +97,12 @@ def test_any_module_that_answers_like_one_will_do() -> None:
         encode(Network(), PIXELS, layer=-1, select="patch")
 
 
+def test_a_tower_that_fits_its_positions_takes_other_sizes() -> None:
+    """DINOv2 is published for 518 pixels with an image processor that crops 224."""
+    encoder = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**SIZES, mlp_ratio=2, num_register_tokens=3)).eval()
+    assert encode(encoder, torch.randn(1, 3, 24, 24), layer=-1, select="patch").shape == (1, 9, 24)
+
+
 def test_what_cannot_be_encoded_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExcitorError, match="feature_layer is 7, but the encoder has 3 hidden states"):
         encode(make_encoder(), PIXELS, layer=7, select="full")
@@ -107,6 +113,9 @@ def test_what_cannot_be_encoded_is_refused(tmp_path: Path) -> None:
     encoder.save_pretrained(tmp_path / "damaged", state_dict=held)
     with pytest.raises(ExcitorError, match=r"lacks 4 of the weights of a 'clip_vision_model', such as .*layers.1.mlp"):
         load_encoder(str(tmp_path / "damaged"), read_vision_config(str(tmp_path / "damaged")))
+    encoder.config.save_pretrained(tmp_path / "empty")
+    with pytest.raises(ExcitorError, match=r"the weights of the vision model .*empty cannot be loaded"):
+        load_encoder(str(tmp_path / "empty"), read_vision_config(str(tmp_path / "empty")))
     make_llama().save_pretrained(tmp_path)
     with pytest.raises(ExcitorError, match="takes no pictures"):
         read_vision_config(str(tmp_path))

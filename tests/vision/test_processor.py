@@ -7,6 +7,7 @@ from transformers import AutoProcessor, CLIPImageProcessorPil
 
 from excitor import ExcitorError
 from excitor.vision import ExcitorProcessor
+from excitor.vision.images import load_image
 from excitor.vision.processor import strip_placeholders
 
 
@@ -39,6 +40,18 @@ def test_placeholders_are_counted_and_make_no_token(processor: ExcitorProcessor)
         strip_placeholders("Compare <image>", 2, "row 3")
     with pytest.raises(ExcitorError, match="text 1 has 1 <image> for 0 pictures"):
         processor(text=["a", "<image> b"], images=[[RED], []])
+
+
+def test_pictures_are_read_as_in_training(processor: ExcitorProcessor, tmp_path: Path) -> None:
+    turned, mark = Image.effect_noise((24, 16), 60).convert("RGB"), Image.Exif()
+    mark[0x0112] = 6  # orientation: to be turned by a quarter
+    turned.save(tmp_path / "turned.png", exif=mark)
+    found = processor(text=["a"], images=[Image.open(tmp_path / "turned.png")])["pixel_values"]
+    upright = processor(text=["a"], images=[load_image(tmp_path / "turned.png")])["pixel_values"]
+    assert torch.equal(found, upright)
+    assert not torch.equal(found, processor(text=["a"], images=[turned])["pixel_values"])
+    with pytest.raises(ExcitorError, match="text 1: the picture"):
+        processor(text=["a", "b"], images=[RED, Image.new("RGB", (0, 4))])
 
 
 def test_bad_calls_are_refused(processor: ExcitorProcessor) -> None:

@@ -50,13 +50,22 @@ class ExcitorVisionConfig(PretrainedConfig):
     @property
     def vision_width(self) -> int:
         """Width of the features, D."""
-        width = getattr(self.vision_config, "hidden_size", None)
-        if not isinstance(width, int):
-            raise ExcitorError(
-                f"the configuration of a {self.vision_config.model_type!r} vision encoder has no hidden_size: it must "
-                "say how wide the encoder's features are."
-            )
-        return width
+        return feature_width(self.vision_config)
+
+
+def feature_width(vision_config: PretrainedConfig) -> int:
+    """How wide the features of an encoder are.
+
+    Raises:
+        ExcitorError: Its configuration does not say.
+    """
+    width = getattr(vision_config, "hidden_size", None)
+    if not isinstance(width, int):
+        raise ExcitorError(
+            f"the configuration of a {vision_config.model_type!r} vision encoder has no hidden_size: it must say how "
+            "wide the encoder's features are."
+        )
+    return width
 
 
 def _config(given: PretrainedConfig | dict[str, Any] | None, default: str) -> PretrainedConfig:

@@ -45,12 +45,16 @@ def load_encoder(name: str, config: PretrainedConfig, **kwargs: Any) -> PreTrain
         **kwargs: For ``from_pretrained``.
 
     Raises:
-        ExcitorError: Its file lacks weights that the features are made with.
+        ExcitorError: Its file is not there, or lacks weights that the features are made with.
     """
     said = logging.get_verbosity()
     logging.set_verbosity_error()  # or it would list the text part's weights one by one as unexpected
     try:
         encoder, found = AutoModel.from_pretrained(name, config=config, output_loading_info=True, **kwargs)
+    except OSError as error:
+        raise ExcitorError(
+            f"the weights of the vision model {name} cannot be loaded ({str(error).splitlines()[0]})"
+        ) from error
     finally:
         logging.set_verbosity(said)
     missing = [key for key in found["missing_keys"] if not any(part in key for part in _POOLING)]
@@ -77,20 +81,24 @@ def encode(encoder: nn.Module, pixel_values: Tensor, *, layer: int, select: str)
         ``(N, V, D)``.
 
     Raises:
-        ExcitorError: The pictures have another size than the encoder was made for, it has no such layer, or no class
+        ExcitorError: The pictures have a size that the encoder cannot take, it has no such layer, or no class
             token where one is asked for.
     """
     config: Any = getattr(encoder, "config", None)
     size = getattr(config, "image_size", None)
     height, width = pixel_values.shape[-2:]
-    if isinstance(size, int) and (height, width) != (size, size):
+    parameter = next(encoder.parameters())
+    pixel_values = pixel_values.to(parameter.device, parameter.dtype)
+    try:
+        answer = encoder(pixel_values=pixel_values, output_hidden_states=layer != -1)
+    except (ValueError, RuntimeError) as error:
+        if not isinstance(size, int) or (height, width) == (size, size):
+            raise
+        # Others, DINOv2 among them, fit their positions to any size.
         raise ExcitorError(
             f"the pictures are {height} x {width} pixels, but the vision encoder takes {size} x {size}: use the image "
             "processor that belongs to it."
-        )
-    parameter = next(encoder.parameters())
-    pixel_values = pixel_values.to(parameter.device, parameter.dtype)
-    answer = encoder(pixel_values=pixel_values, output_hidden_states=layer != -1)
+        ) from error
     if layer == -1:
         features = answer.last_hidden_state
     else:

@@ -19,6 +19,7 @@ from transformers.utils.hub import cached_file
 from excitor.arguments import check_writable
 from excitor.errors import ExcitorError
 from excitor.evaluate.names import some
+from excitor.vision.configuration import feature_width
 from excitor.vision.encoder import read_vision_config
 
 
@@ -70,7 +71,7 @@ def encoding_of(vision_model: str, layer: int, select: str) -> Encoding:
         layer=layer,
         select=select,
         size=getattr(config, "image_size", None),
-        width=config.hidden_size,
+        width=feature_width(config),
     )
 
 

@@ -9,6 +9,7 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from excitor.errors import ExcitorError
 from excitor.vision.configuration import ExcitorVisionConfig
+from excitor.vision.images import load_image
 
 
 IMAGE = "<image>"
@@ -38,7 +39,8 @@ class ExcitorProcessor(ProcessorMixin):
         """Inputs for forward and generate.
 
         Args:
-            images: For each text a picture or a list of pictures, which may be empty; one picture for one text.
+            images: For each text a picture or a list of pictures, which may be empty; one picture for one text. They
+                are made upright RGB as in training, see :func:`excitor.vision.images.load_image`.
             text: One text or several.
             **kwargs: For the tokenizer, such as ``padding``; ``return_tensors`` is always ``"pt"``.
 
@@ -48,7 +50,7 @@ class ExcitorProcessor(ProcessorMixin):
 
         Raises:
             ExcitorError: There is another number of rows of pictures than of texts, or of ``<image>`` in a text than
-                of its pictures.
+                of its pictures; or a picture cannot be used.
         """
         if text is None:
             raise ExcitorError("the processor was given no text: pictures alone are asked nothing.")
@@ -61,7 +63,7 @@ class ExcitorProcessor(ProcessorMixin):
         ]
         inputs = dict(self.tokenizer(cleaned, **kwargs))
         inputs.pop("token_type_ids", None)
-        pictures = [picture for row in rows for picture in row]
+        pictures = [load_image(picture, f"text {at}") for at, row in enumerate(rows) for picture in row]
         if pictures:
             inputs["pixel_values"] = self.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
         inputs["num_images"] = torch.tensor([len(row) for row in rows])
