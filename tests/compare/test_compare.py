@@ -33,12 +33,15 @@ def test_it_goes_on_where_it_stopped_and_adds_what_is_new(arguments, ran, suite)
     assert len(ran) == 5 * 2
 
 
-def test_a_run_that_was_made_otherwise_is_refused_before_others_start(arguments, ran):
+def test_a_run_that_was_made_otherwise_is_refused_before_others_start(arguments, ran, tmp_path):
     run_comparison(arguments(), QUIET)
     ran.clear()
+    report = (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(ExcitorError, match="was made with another train and another curve"):
         run_comparison(arguments(steps=65), QUIET)
     assert not ran
+    run_comparison(arguments(report_only=True), QUIET)
+    assert (tmp_path / "out" / "README.md").read_text() == report
 
 
 def test_the_report_can_be_made_again_without_data_or_runs(arguments, ran, tmp_path):

@@ -57,6 +57,18 @@ def test_a_rate_that_diverges_ends_it(plan):
     assert not at_end(choice)
 
 
+def test_lower_rates_are_tried_where_all_diverge(plan):
+    choice, _ = tuned(plan(), best=1.0, diverges=0.002)
+    assert {float(rate) for rate in choice["answer_loss"]} == {0.0003, 0.001, 0.003, 0.01, 0.03}
+    assert choice["learning_rate"] == 0.001
+
+
+def test_the_best_counts_even_if_a_lower_one_is_chosen(plan):
+    choice, _ = tuned(plan(rate_noise=1.0, widen=1), best=0.1)
+    assert choice["learning_rate"] == 0.01
+    assert "0.1" in choice["answer_loss"]
+
+
 def test_it_can_be_left_alone(plan):
     choice, names = tuned(plan(widen=0), best=1.0)
     assert len(names) == 3

@@ -54,6 +54,7 @@ def run_comparison(arguments: CompareArguments, console: Console | None = None) 
         return plan
     plan.suite.material().check()
     (folder / RUNS).mkdir(parents=True, exist_ok=True)
+    _check_finished(plan.tuning_runs(), folder)  # or a refused call would leave its plan to the next report
     plan.write(folder)
     tuning = tune(plan, lambda runs: _run(runs, folder, arguments.jobs, console, "learning rates"))
     tuned = choose_rates(plan, tuning)
@@ -71,12 +72,16 @@ def _rates(plan: Plan, tuned: dict[str, dict[str, Any]]) -> dict[str, float | No
 
 def _run(runs: Sequence[Run], folder: Path, jobs: int, console: Console, title: str) -> Results:
     missing = [run for run in runs if not (folder / RUNS / f"{run.name}.json").exists()]
-    for run in runs:
-        if run not in missing:
-            read_trial(folder / RUNS / f"{run.name}.json", run.settings())
+    _check_finished(runs, folder)
     if missing:
         run_all(partial(execute, folder=folder / RUNS), missing, jobs, console, title)
     return _finished(runs, folder)
+
+
+def _check_finished(runs: Iterable[Run], folder: Path) -> None:
+    for run in runs:
+        if (path := folder / RUNS / f"{run.name}.json").exists():
+            read_trial(path, run.settings())
 
 
 def _finished(runs: Iterable[Run], folder: Path) -> Results:

@@ -25,27 +25,33 @@ def tune(plan: Plan, run: Callable[[Sequence[Run]], list[dict[str, Any]]]) -> li
 
 
 def wider(plan: Plan, tuned: dict[str, dict[str, Any]]) -> list[Run]:
-    """The next rate beyond the grid for each method that has chosen the last one it tried."""
+    """The next rate beyond the grid for each method that does best with the last one, or diverges with all of them."""
     runs = []
     for experiment in plan.experiments:
         choice = tuned.get(experiment.name)
         if choice is None or not at_end(choice):
             continue
-        rate, tried = choice["learning_rate"], _tried(choice)
-        if rate == tried[0]:
+        tried = sorted(_losses(choice))
+        if _best(choice) in (None, tried[0]):
             tried.reverse()
         runs.append(plan.run(experiment, plan.suite.tuning_seed, _next(tried), tuning=True))
     return runs
 
 
 def at_end(choice: dict[str, Any]) -> bool:
-    """Whether a method has chosen the lowest or the highest rate it tried, so that a better one may lie beyond."""
-    tried = _tried(choice)
-    return len(tried) > 1 and choice["learning_rate"] in (tried[0], tried[-1])
+    """Whether the best of the rates that a method tried is the last one, so that a better one may lie beyond."""
+    tried = sorted(_losses(choice))
+    return len(tried) > 1 and _best(choice) in (None, tried[0], tried[-1])
 
 
-def _tried(choice: dict[str, Any]) -> list[float]:
-    return sorted(float(rate) for rate in choice["answer_loss"])
+def _losses(choice: dict[str, Any]) -> dict[float, float | None]:
+    return {float(rate): loss for rate, loss in choice["answer_loss"].items()}
+
+
+def _best(choice: dict[str, Any]) -> float | None:
+    """The rate with the lowest loss, which is not always the one that is chosen; None if all diverged."""
+    losses = {rate: loss for rate, loss in _losses(choice).items() if loss is not None}
+    return min(losses, key=lambda rate: losses[rate]) if losses else None
 
 
 def _next(rates: Sequence[float]) -> float:
