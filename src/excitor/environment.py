@@ -5,6 +5,7 @@ import os
 import platform
 from array import array
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,17 +63,24 @@ def hash_files(sources: Iterable[str]) -> dict[str, str]:
             files = [path] if path.is_file() else sorted(filter(_is_source, path.rglob("*")))
             for file in files:
                 name = str(file.relative_to(path.parent))
-                found[name if name not in found else str(file)] = _hash_file(file)
+                found[name if name not in found else str(file)] = file_digest(file)
     return found
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file; read again only if it has changed."""
+    state = os.stat(path)
+    return _digest(Path(path), state.st_size, state.st_mtime_ns)
 
 
 def _is_source(path: Path) -> bool:
     return path.is_file() and "__pycache__" not in path.parts
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash_rows(rows: Dataset) -> str:

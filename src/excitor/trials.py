@@ -4,8 +4,10 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,11 +86,27 @@ def _workers(jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
     if jobs == 1:
         _prepare_process()
         yield map
-    else:
-        with get_context("spawn").Pool(jobs, _prepare_process) as pool:
-            yield pool.imap_unordered
-            pool.close()  # let them end by themselves; an interruption ends them at once
-            pool.join()
+        return
+    before = active_children()
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _prepare_process) as pool:
+
+        def in_any_order(run: Callable[[T], object], trials: Iterable[T]) -> Iterator[object]:
+            for future in as_completed([pool.submit(run, trial) for trial in trials]):
+                yield future.result()
+
+        try:
+            yield in_any_order
+        except BaseException as error:  # an interruption, or a trial that failed: no other goes on
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in active_children():
+                if child not in before:
+                    child.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise ExcitorError(
+                    "A process that made a trial was killed, most likely for want of memory. What is finished is "
+                    "kept: start again, with fewer jobs at a time."
+                ) from error
+            raise
 
 
 def _prepare_process() -> None:

@@ -66,16 +66,45 @@ def test_a_report_without_a_comparison_says_so(arguments):
         run_comparison(arguments(report_only=True), QUIET)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"steps": 65}, {"baseline": "ia3/default"}, {"methods": ["lora/q-v"]}, {"seeds": 2}], ids=str
+)
+def test_a_report_refuses_options_that_it_could_not_follow(arguments, ran, changes, tmp_path):
+    run_comparison(arguments(points=3), QUIET)
+    run_comparison(arguments(report_only=True, points=3), QUIET)  # as it was run
+    run_comparison(arguments(report_only=True, suite=None), QUIET)  # by its folder
+    (name,) = changes
+    with pytest.raises(ExcitorError, match=f"which --{name} .* would change: leave it out"):
+        run_comparison(arguments(report_only=True, **changes), QUIET)
+    with pytest.raises(ExcitorError, match="name --suite, or the folder of a comparison"):
+        run_comparison(arguments(report_only=True, suite=None, out=None), QUIET)
+
+
+def test_a_grid_that_is_being_widened_hides_no_seeds(arguments, ran, suite, tmp_path):
+    given = arguments(suite=suite(rates=[0.001, 0.003, 0.01], widen=0))
+    run_comparison(given, QUIET)
+    page = (tmp_path / "out" / "README.md").read_text()
+    run = next((tmp_path / "out" / "runs").glob("excitor--default--lr-0.01--seed-100--tuning.json"))
+    better = json.loads(run.read_text())
+    better["settings"]["learning_rate"], better["measures"]["answer_loss"] = 0.03, 0.0
+    run.with_name(run.name.replace("0.01", "0.03")).write_text(json.dumps(better))
+    plan = tmp_path / "out" / "plan.json"
+    plan.write_text(plan.read_text().replace('"widen": 0', '"widen": 2'))
+    run_comparison(arguments(report_only=True, suite=None), QUIET)
+    assert (tmp_path / "out" / "README.md").read_text() == page
+
+
 def test_where_excitor_does_not_win_the_first_lines_say_so(arguments, ran, tmp_path):
     run_comparison(arguments(), QUIET)
     page = (tmp_path / "out" / "README.md").read_text()
     first = page.split("![pareto]")[0]
     assert "**excitor/default does not win on any measure**" in first
-    assert "unseen instructions answered: 0.7020, against lora/q-v 1.0020 (+0.3000, p = 0)" in first
+    # All seeds differ by the same, which three of them cannot make significant.
+    assert "unseen instructions answered: 0.7020, against lora/q-v 1.0020 (+0.3000, p = 1)" in first
     assert "lora/q-v pays for it in forgotten: rise of loss on text (+0.0390)." in first
     assert "ia3/default pays for it in unseen instructions answered (-0.3000)." in first
     assert "base/untouched" not in first.split("These have")[0].split("than these")[0]
-    assert "end of the grid" not in first
+    assert "the last one tried" not in first
     html = (tmp_path / "out" / "index.html").read_text()
     assert html.index("does not win") < html.index("<figure>")
 
@@ -106,10 +135,21 @@ def test_a_dry_run_shows_sizes_and_runs_nothing(arguments, ran, tmp_path):
     assert not (tmp_path / "out").exists()
     text = console.export_text()
     assert "42,264" in text
-    assert "0 of 3" in text
+    assert "0 of 3 to 5" in text
     sizes = [plan.sizes[one.name] for one in plan.experiments if one.matched]
     assert len(sizes) == 3
     assert all(abs(size - 42264) <= 0.02 * 42264 for size in sizes)
+
+
+def test_a_dry_run_counts_what_would_not_run_again(arguments, ran, tmp_path):
+    run_comparison(arguments(), QUIET)
+    ran.clear()
+    console = Console(width=160, record=True, file=(tmp_path / "shown.txt").open("w"))
+    run_comparison(arguments(dry_run=True, seeds=2), console)
+    assert not ran
+    assert re.search(r"lora/q-v .* 3 of 3 to 5 +2 of 2", console.export_text())
+    with pytest.raises(ExcitorError, match="was made with another train"):
+        run_comparison(arguments(dry_run=True, steps=65), QUIET)
 
 
 def test_strengths_give_a_curve_where_a_method_has_one(arguments, ran, tmp_path):

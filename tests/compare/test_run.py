@@ -1,5 +1,7 @@
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,6 +97,18 @@ def test_all_methods_take_the_same_path_and_see_the_same_tokens(make, tmp_path):
     for name, result in results.items():
         assert result["measures"]["kl"] > 0, name
         assert result["costs"]["saved_for_backward_bytes"] > 0, name
+
+
+def test_another_base_under_the_same_name_is_another_base(make, material, tmp_path):
+    other = tmp_path / "elsewhere" / Path(material.model).name
+    shutil.copytree(material.model, other)
+    (other / "README.md").write_text("Notes.")
+    assert replace(material, model=str(other)).describe() == material.describe()
+    make_llama(head_dim=8, initializer_range=0.1).save_pretrained(other)
+    run = make(tuning=True)
+    execute(run, tmp_path)
+    with pytest.raises(ExcitorError, match="was made with another material"):
+        execute(replace(run, material=replace(material, model=str(other))), tmp_path)
 
 
 def test_the_base_is_a_method_that_changes_nothing(make, tmp_path):

@@ -25,6 +25,13 @@ def test_paired_differences_are_those_of_common_seeds():
     assert paired({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0})["p"] == 1.0
 
 
+def test_equal_differences_are_no_certainty():
+    """A coarse measure gives them by chance; rounding makes them nearly equal."""
+    ahead = {seed: 0.1 + 0.3 + 0.07 * seed for seed in range(5)}
+    assert paired(ahead, {seed: 0.1 + 0.07 * seed for seed in range(5)})["p"] == 2 / 2**5
+    assert paired({0: 0.5, 1: 0.5}, {0: 0.25, 1: 0.25})["p"] == 0.5
+
+
 def test_holm():
     corrected = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": None})
     assert corrected == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": None})

@@ -115,6 +115,20 @@ def test_nothing_to_compare_on_is_said():
         resolve(CompareArguments())
 
 
+@pytest.mark.parametrize("rate", ["nan", "inf", "fast", "1e-3,"])
+def test_rates_are_finite_numbers(suite, rate):
+    with pytest.raises(ExcitorError, match="--rates must be numbers"):
+        resolve(CompareArguments(suite=suite(), rates=[rate]))
+
+
+def test_a_match_can_be_taken_back(suite):
+    folder = suite(match="params", target="excitor/default")
+    found, _ = resolve(CompareArguments(suite=folder, match="none"))
+    assert (found.match, found.target) == ("none", "")
+    with pytest.raises(ExcitorError, match="target needs match"):
+        resolve(CompareArguments(suite=folder, match="none", target="lora/q-v"))
+
+
 def test_flags_win_over_the_suite(suite):
     given = CompareArguments(
         suite=suite(), steps=9, seeds=2, rates=["1e-2, 2e-2", "3e-2"], methods=["lora/q-v"], points=2

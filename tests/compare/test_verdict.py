@@ -20,6 +20,7 @@ def summary_of(gains: dict[str, list[float]], **row) -> dict:
             "parameters": 0 if name.startswith("base") else 100,
             "matched": True,
             "measures": {"gain": over_seeds(values)},
+            "hypervolume": None,
         }
         | row
         for name, values in gains.items()
@@ -34,6 +35,7 @@ def summary_of(gains: dict[str, list[float]], **row) -> dict:
         "differences": {SUBJECT: {"gain": {name: one | {"holm": corrected[name]} for name, one in found.items()}}},
         "ranks": {"gain": rank_ranges({row["method"]: row["measures"]["gain"] for row in rows}, higher=True)},
         "match": {"by": "none", "target": ""},
+        "reference_forgetting": 1.0,
         "missing": [],
     }
 
@@ -48,6 +50,15 @@ def test_a_defeat_is_the_first_thing_said():
     assert "0.1100, against lora/q-v 0.5120 (+0.4020, p = " in which
     assert price.startswith("lora/q-v pays for it in nothing that is ranked here.")
     assert rest == []
+
+
+def test_who_is_ahead_over_the_whole_curve_is_said():
+    summary = summary_of({SUBJECT: HIGH, RIVAL: LOW, "ia3/default": LOW, "lora/k": LOW})
+    for row, values in zip(summary["rows"], ([0.2, 0.3], [0.5, 0.6], [0.25, 0.4], [0.0, 0.1]), strict=True):
+        row["hypervolume"] = over_seeds(values)
+    said = verdict(summary)[2]
+    assert "at most 1 nats" in said
+    assert said.endswith(f"ahead of {SUBJECT} with 0.250, intervals apart: {RIVAL} 0.550.")
 
 
 def test_a_victory_needs_to_be_over_all():
@@ -77,7 +88,7 @@ def test_the_untrained_base_is_no_rival():
     [
         (
             {"edge": True},
-            "a better one may lie beyond: excitor/default (0.01)",
+            "a better one may lie beyond (chosen: excitor/default (0.01)",
         ),
         ({"failed": 2}, "runs that diverged are left out of means: excitor/default (2), lora/q-v (2)"),
         ({"matched": False}, "not shown to be within 2 % of the budget (params): excitor/default (100)"),

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from excitor.environment import file_digest
 from excitor.errors import ExcitorError
 from excitor.vision import precompute
 from excitor.vision.arguments import FeatureArguments
 from excitor.vision.encoder import encode
-from excitor.vision.features import FeatureStore, encoding_of, file_digest, fingerprint
+from excitor.vision.features import FeatureStore, encoding_of, fingerprint
 from excitor.vision.precompute import make_features
 from tiny import make_encoder
 from tiny_vision import make_image_processor, save_encoder

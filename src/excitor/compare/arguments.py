@@ -1,5 +1,6 @@
 """Everything a comparison is told: the flags of ``excitor compare``. Imports nothing heavy."""
 
+import math
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -99,19 +100,32 @@ class CompareArguments(Arguments):
         return shlex.join(words)
 
     def _faults(self) -> Iterator[str]:
-        if not self.suite and not self.model:
+        if self.report_only and not (self.suite or self.model or self.out):
+            yield "There is nothing to report on: name --suite, or the folder of a comparison as --out."
+        if not self.suite and not self.model and not self.report_only:
             yield "There is nothing to compare on: give --suite, or --model, --data and --retain."
         yield from self._at_least(1, "jobs", "steps", "batch_size", "max_length", "seeds", "points")
         yield from self._at_least(2, "eval_rows")
         for name, values in (("--rates", self.rates), ("--strengths", self.strengths)):
             for value in several(values):
-                try:
-                    float(value)
-                except ValueError:
+                if not _is_number(value):
                     yield f"{name} must be numbers, got {value!r}."
         if self.report_only and self.dry_run:
             yield "--report-only and --dry-run exclude each other."
         yield from self._is_folder("out")
+
+
+def options_of(command: str) -> set[tuple[str, str]]:
+    """Flags and values of a command line that :attr:`CompareArguments.command` wrote."""
+    words = shlex.split(command)[2:]
+    return set(zip(words[::2], words[1::2], strict=True))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def several(values: list[str]) -> list[str]:

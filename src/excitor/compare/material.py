@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from excitor.compare.numbers import number_match
 from excitor.data import encode_examples, load_examples
-from excitor.environment import hash_files
+from excitor.environment import file_digest, hash_files
 from excitor.errors import ExcitorError
 from excitor.evaluate.task import Item, Subject, Task
 from excitor.mini import BASE_DIR
@@ -160,7 +160,9 @@ class Files:
         }
         names["options"] = {**self.options, "replay": [Path(each).name for each in replay]}
         names |= {name: Path(path).name for name in ("model", "mmlu") if (path := getattr(self, name))}
-        return asdict(self) | names | {"files_sha256": hash_files(files)}
+        held = sorted(path for path in Path(self.model).glob("*") if path.is_file() and path.suffix != ".md")
+        base = {path.name: file_digest(path) for path in held}
+        return asdict(self) | names | {"files_sha256": hash_files(files), "base_sha256": base}
 
     def check(self) -> None:
         """Read the instructions, what is asked afterwards, and the text to replay.

@@ -76,8 +76,9 @@ def origin(summary: dict[str, Any]) -> str:
         for one in summary["environments"]
     )
     training = ", ".join(f"{name} {value}" for name, value in summary["training"].items())
+    seeds = sorted({seed for row in summary["rows"] for seed in row["seeds"]})
     return (
-        f"Seeds {', '.join(map(str, summary['seeds']))}. The same for all methods: {training}, the data and their "
+        f"Seeds {', '.join(map(str, seeds))}. The same for all methods: {training}, the data and their "
         f"order. Made on {machines}."
     )
 

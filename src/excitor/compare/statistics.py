@@ -18,8 +18,8 @@ def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> dict[
         reference: By seed; seeds that only one of the two has are left out.
 
     Returns:
-        As :func:`excitor.trials.over_seeds`, and ``p`` of a paired t-test against no difference (None for a single
-        seed); None where there is no common seed.
+        As :func:`excitor.trials.over_seeds`, and ``p`` of a paired t-test against no difference, or of flipping
+        signs where all differences are equal (None for a single seed); None where there is no common seed.
     """
     differences = [values[seed] - reference[seed] for seed in values if seed in reference]
     if not differences:
@@ -105,9 +105,10 @@ def _p_of_mean(differences: Sequence[float]) -> float | None:
     if count < 2:
         return None
     mean = sum(differences) / count
+    if all(math.isclose(value, mean, rel_tol=1e-9) for value in differences):
+        # t is not defined, or made of rounding; of all ways to flip the signs, two are as far from 0.
+        return 1.0 if mean == 0 else 2.0 ** (1 - count)
     variance = sum((value - mean) ** 2 for value in differences) / (count - 1)
-    if variance == 0:
-        return 1.0 if mean == 0 else 0.0
     return student_p(mean / math.sqrt(variance / count), count - 1)
 
 

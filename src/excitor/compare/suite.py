@@ -207,6 +207,8 @@ def resolve(arguments: CompareArguments) -> tuple[Suite, list[Experiment]]:
     folder = find_suite(arguments.suite) if arguments.suite else None
     suite = read_suite(folder) if folder else Suite(title=f"Fine-tuning {Path(str(arguments.model)).name}")
     changes: dict[str, Any] = {name: value for name in OF_SUITE if (value := getattr(arguments, name))}
+    if changes.get("match") == "none" and "target" not in changes:
+        changes["target"] = ""  # the suite's own, for the match that it had
     if "seeds" in changes:
         changes["seeds"] = list(range(changes["seeds"]))
     for name in ("rates", "strengths"):

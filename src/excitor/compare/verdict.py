@@ -23,7 +23,7 @@ def verdict(summary: Summary) -> list[str]:
     Returns:
         Paragraphs of Markdown.
     """
-    return [*_about_subject(summary), *_cautions(summary)]
+    return [*_about_subject(summary), *_over_curves(summary), *_cautions(summary)]
 
 
 def separable(difference: dict[str, Any] | None) -> bool:
@@ -69,6 +69,22 @@ def _beaten(summary: Summary, differences: dict[str, Any], name: str, better: Se
     return f"- {MEASURES[name].label}: {means[summary['subject']]:.4f}, against {', '.join(parts)}"
 
 
+def _over_curves(summary: Summary) -> list[str]:
+    """Who dominates more of the plane of learning and forgetting than the subject, by the steps that were measured."""
+    volumes = {row["method"]: row["hypervolume"] for row in summary["rows"] if row["hypervolume"]}
+    own = volumes.pop(summary["subject"], None)
+    if own is None or own["high"] is None:
+        return []
+    ahead = [f"{name} {each['mean']:.3f}" for name, each in volumes.items() if (each["low"] or 0) > own["high"]]
+    if not ahead:
+        return []
+    most = summary["reference_forgetting"]
+    return [
+        f"By hypervolume (gain against forgetting of at most {most:g} nats, over the whole curve) these are ahead of "
+        f"{summary['subject']} with {own['mean']:.3f}, intervals apart: {', '.join(ahead)}."
+    ]
+
+
 def _price(summary: Summary, ranked: Sequence[str], other: str) -> str:
     """What a better method pays, on the other ranked measures and in parameters."""
     differences = summary["differences"][summary["subject"]]
@@ -93,7 +109,8 @@ def _cautions(summary: Summary) -> list[str]:
     edge = [f"{row['method']} ({row['learning_rate']:g})" for row in summary["rows"] if row["edge"]]
     if edge:
         lines.append(
-            f"Caution: the learning rate is at the end of the grid, so a better one may lie beyond: {', '.join(edge)}."
+            "Caution: the best learning rate is the last one tried, so a better one may lie beyond (chosen: "
+            f"{', '.join(edge)})."
         )
     failed = [f"{row['method']} ({row['failed']})" for row in summary["rows"] if row["failed"]]
     if failed:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
 from excitor.arguments import check_writable
+from excitor.environment import file_digest
 from excitor.errors import ExcitorError
 from excitor.evaluate.names import some
 from excitor.vision.configuration import feature_width
@@ -107,18 +108,6 @@ def _file_of(model: str, name: str) -> Path | None:
     options: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False}
     found = cached_file(model, name, **options, _raise_exceptions_for_connection_errors=False)
     return Path(found) if found else None
-
-
-@cache
-def _digest(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file; read again only if it has changed."""
-    state = os.stat(path)
-    return _digest(Path(path), state.st_size, state.st_mtime_ns)
 
 
 class FeatureStore:
