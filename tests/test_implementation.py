@@ -6,6 +6,7 @@ from torch import nn
 
 from excitor import ExcitorConfig, ExcitorError, ExcitorLayer
 from excitor.implementation import VARIABLE, _compiled, chosen
+from excitor.visual import Pictures, seeing
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,15 @@ def test_triton_where_it_cannot_be_had_is_refused_and_the_other_choices_named(mo
     layer.update_layer("default", ExcitorConfig())
     with pytest.raises(ExcitorError, match=r"=triton cannot be had: it is missing\. .* are auto, compile, eager\."):
         layer(torch.randn(2, 10))
+
+
+@pytest.mark.parametrize("value", ["triton", "compile"])
+def test_a_choice_that_knows_no_pictures_is_refused_where_there_are_some(monkeypatch, value: str) -> None:
+    monkeypatch.setenv(VARIABLE, value)
+    layer = ExcitorLayer(nn.Linear(10, 12), head_dim=4)
+    layer.update_layer("default", ExcitorConfig(vision_width=6))
+    with seeing(Pictures(torch.randn(2, 3, 6))), pytest.raises(ExcitorError, match=f"={value} knows no pictures yet"):
+        layer(torch.randn(2, 4, 10))
 
 
 @pytest.mark.parametrize("null_prompt", [False, True])

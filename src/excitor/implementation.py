@@ -38,6 +38,16 @@ def as_written() -> bool:
     return torch.compiler.is_compiling() or chosen() == "eager"
 
 
+def check_sees() -> None:
+    """Refuse a choice that batches with pictures could not follow.
+
+    Raises:
+        ExcitorError: It is none of those that know visual prompts.
+    """
+    if chosen() in ("triton", "compile"):
+        raise ExcitorError(f"{VARIABLE}={chosen()} knows no pictures yet: auto and eager do.")
+
+
 def backend(folded: Folded, dtype: torch.dtype) -> Backend:
     """What computes the term of an adapter.
 

@@ -15,7 +15,7 @@ from .fold_cache import FoldCache
 from .folded import Folded
 from .functional import Prompts
 from .generator import PromptGenerator, PromptMLP, PromptTable
-from .implementation import as_written, backend
+from .implementation import as_written, backend, check_sees
 from .mixed_batch import by_row
 from .placement import InProjection, Placement
 from .processor import PromptProcessor
@@ -227,6 +227,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
     def _term_seeing(self, adapter_name: str, x: Tensor, pictures: Pictures) -> Tensor:
         """The term where the batch comes with pictures."""
         generator, processor = self.parts(adapter_name)
+        check_sees()
         maps, rows = cast(VisualPrompts, self.excitor_visual[adapter_name]), x.flatten(1, -2)
 
         def written(rows: Tensor) -> Tensor:

@@ -49,6 +49,12 @@ def test_caption_asks_what_was_asked_in_training(command, pictures, seeing_dir):
     assert command("caption", pictures["red"], *options, "--instruction", "A long story, please.").out != plain.out
 
 
+def test_an_empty_instruction_is_refused(command, pictures, seeing_dir):
+    result = command("caption", pictures["red"], "--adapter", seeing_dir, "--instruction", " ")
+    assert result.code == 2
+    assert "--instruction is empty" in result.err
+
+
 def test_ask_about_several_pictures(command, pictures, seeing_dir):
     options = ("--adapter", seeing_dir, "--max-new-tokens", "4", "--json")
     result = command("ask", pictures["red"], pictures["blue"], "<image> or <image>?", *options)

@@ -101,6 +101,12 @@ def test_a_tokenizer_of_ones_own_is_not_relied_on(encodings, tmp_path):
     assert encode(tmp_path, tokenizer=tokenizer).cache == ""
 
 
+def test_a_template_that_writes_the_date_is_encoded_each_time(encodings, tmp_path):
+    tokenizer = with_template("{{ strftime_now('%Y') }}" + CHATML)
+    assert encode(tmp_path, tokenizer=tokenizer).cache == ""
+    assert encode(tmp_path, tokenizer=with_template(CHATML)).cache
+
+
 def test_the_librarys_switch_turns_it_off(encodings, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.fingerprint, "_CACHING_ENABLED", False)
     assert encode(tmp_path).cache == encode(tmp_path).cache == ""

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 import yaml
 from rich.console import Console
 from safetensors.torch import load_file
+from transformers import AutoConfig
 
 from excitor import CombinedConfig, ExcitorError, load_adapter
 from excitor.train.arguments import TrainArguments
@@ -66,6 +68,34 @@ def test_from_pictures_to_a_model_that_sees(world: Path, base_dir: str, tmp_path
     assert "that sees through" in card
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_half_precision_trains_and_evaluates(world: Path, base_dir: str, tmp_path: Path, checkpointing: bool):
+    given = arguments(
+        world, base_dir, tmp_path / "run", precision="bf16", gradient_checkpointing=checkpointing, steps=12
+    )
+    report = train(replace(given, learning_rate=0.03), QUIET)
+    assert report["learned"]["change"] < -0.5
+    assert {tensor.dtype for tensor in weights(tmp_path / "run").values()} == {torch.float32}
+
+
+def test_a_batch_of_text_alone_is_no_end_of_training(world: Path, base_dir: str, tmp_path: Path):
+    """Visual prompts alone have nothing to learn from it."""
+    rows = [
+        {"instruction": "Colour?", "output": "red"},
+        {"instruction": "Colour?", "output": "red", "image": "red.png"},
+    ]
+    (tmp_path / "mixed.json").write_text(json.dumps(rows * 4))
+    data = {
+        "data": [str(tmp_path / "mixed.json")],
+        "images": [str(world / "pictures")],
+        "batch_size": 1,
+        "eval_rows": 1,
+    }
+    alone = {"num_prompts": 0, "num_local_prompts": 0, "steps": 7}
+    train(arguments(world, base_dir, tmp_path / "run", **(data | alone)), QUIET)
+    assert any(name.endswith("key_map") for name in weights(tmp_path / "run"))
+
+
 def test_features_from_disk_train_the_same_adapter(world: Path, base_dir: str, tmp_path: Path):
     make_features(
         FeatureArguments(
@@ -107,6 +137,11 @@ def test_everything_is_checked_before_weights_are_loaded(world: Path, base_dir: 
     lora.write_text('{"peft_type": "LORA", "target_modules": ["q_proj"]}')
     with pytest.raises(ExcitorError, match="sees no pictures"):
         prepare(arguments(world, base_dir, tmp_path / "run", adapter_config=str(lora), learning_rate=1e-3))
+    with pytest.raises(ExcitorError, match="feature_layer is 9, but the encoder has"):
+        prepare(arguments(world, base_dir, tmp_path / "run", feature_layer=9))
+    AutoConfig.from_pretrained(world / "encoder").save_pretrained(tmp_path / "empty")
+    with pytest.raises(ExcitorError, match="empty holds no weights"):
+        prepare(arguments(world, base_dir, tmp_path / "run", vision_model=str(tmp_path / "empty")))
     with pytest.raises(ExcitorError, match="takes no pictures"):
         prepare(arguments(world, base_dir, tmp_path / "run", vision_model=base_dir))
     with pytest.raises(ExcitorError, match="holds no features"):

@@ -11,6 +11,7 @@ from transformers import (
     Dinov2Model,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
+    Siglip2VisionConfig,
     SiglipConfig,
     SiglipModel,
     ViTConfig,
@@ -116,6 +117,9 @@ def test_what_cannot_be_encoded_is_refused(tmp_path: Path) -> None:
     encoder.config.save_pretrained(tmp_path / "empty")
     with pytest.raises(ExcitorError, match=r"the weights of the vision model .*empty cannot be loaded"):
         load_encoder(str(tmp_path / "empty"), read_vision_config(str(tmp_path / "empty")))
+    Siglip2VisionConfig(**{**SIZES, "image_size": None}).save_pretrained(tmp_path / "naflex")
+    with pytest.raises(ExcitorError, match="SigLIP 2 of the NaFlex kind"):
+        read_vision_config(str(tmp_path / "naflex"))
     make_llama().save_pretrained(tmp_path)
     with pytest.raises(ExcitorError, match="takes no pictures"):
         read_vision_config(str(tmp_path))

@@ -91,6 +91,12 @@ def test_features_are_computed_once_for_all_steps(monkeypatch: pytest.MonkeyPatc
     again = model.generate(TOKENS, attention_mask=MASK, image_features=features, num_images=COUNTS, **GENERATE)
     assert calls == [3]
     assert torch.equal(tokens, again)
+    named = model.generate(
+        inputs=TOKENS, attention_mask=MASK, image_features=features, num_images=COUNTS.tolist(), **GENERATE
+    )
+    assert torch.equal(named, tokens)
+    with pytest.raises(ExcitorError, match="input_ids or inputs, not both"):
+        model.generate(TOKENS, inputs=TOKENS)
 
 
 def test_gradient_checkpointing_sees_the_same_pictures() -> None:
@@ -107,6 +113,11 @@ def test_gradient_checkpointing_sees_the_same_pictures() -> None:
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
     with pytest.raises(ExcitorError, match="use_reentrant=False"):
         model.gradient_checkpointing_enable({"use_reentrant": True})
+    for reentrant in (False, True):
+        inner = make_model().train()
+        inner.language_model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        with pytest.raises(ExcitorError, match="switched on at the language model, which forgets the pictures"):
+            inner(**INPUTS)
 
 
 @pytest.mark.parametrize("combined", [False, True])
@@ -161,6 +172,9 @@ def test_a_configuration_alone_makes_a_model() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"num_images": [2, -1, 2]}, "num_images must be a whole number of at least 0 for each row"),
+        ({"num_images": [[1, 1, 1]]}, "num_images must be a whole number"),
+        ({"num_images": [1.0, 1.0, 1.0]}, "num_images must be a whole number"),
         ({"num_images": torch.tensor([1, 1])}, "num_images speaks of 2 rows, but there are 3"),
         ({"num_images": torch.tensor([1, 1, 0])}, "counts 2 pictures, but 3 were given"),
         ({"num_images": None, "pixel_values": PIXELS[:2]}, "2 pictures for 3 rows"),

@@ -7,6 +7,7 @@ import typer
 
 from excitor.cli.decode import Adapter, Base, LoadIn4bit, LoadIn8bit, MaxNewTokens, Strength
 from excitor.cli.see import AsJson, BatchSize, see, trained_instruction
+from excitor.errors import ExcitorError
 
 
 EXAMPLES = """\b
@@ -29,6 +30,8 @@ def caption(
     as_json: AsJson = False,
 ) -> None:
     """Describe pictures with an adapter that was trained on some."""
+    if instruction is not None and not instruction.strip():
+        raise ExcitorError("--instruction is empty: leave it out to ask as in training.")
     asked = instruction or trained_instruction(adapter)
     questions = [([image], asked) for image in images]
     captions = see(questions, adapter, base, strength, max_new_tokens, batch_size, load_in_4bit, load_in_8bit)

@@ -33,10 +33,12 @@ def token_file(
         max_length: Most tokens a row may have.
 
     Returns:
-        None where there is nothing to rely on: after ``datasets.disable_caching()``, and for a tokenizer whose code is
-        not a part of transformers.
+        None where there is nothing to rely on: after ``datasets.disable_caching()``, for a tokenizer whose code is not
+        a part of transformers, and for a template that writes the date.
     """
     if not datasets.is_caching_enabled() or not type(tokenizer).__module__.startswith("transformers."):
+        return None
+    if "strftime_now" in template:
         return None
     digest = hashlib.sha256()
     _add(digest, [template, max_length, type(tokenizer).__name__, *map(version, _PACKAGES)])

@@ -18,8 +18,8 @@ from excitor.errors import ExcitorError
 from excitor.train.arguments import TrainArguments
 from excitor.vision.configuration import ExcitorVisionConfig
 from excitor.vision.data import load_image_examples, pictures_of
-from excitor.vision.encoder import read_vision_config
-from excitor.vision.features import FeatureStore, encoding_of
+from excitor.vision.encoder import check_layer, read_vision_config
+from excitor.vision.features import FeatureStore, encoding_of, weight_file
 from excitor.vision.images import check_images
 from excitor.vision.inputs import FeatureInputs, ImageInputs, PixelInputs, of_rows, read_image_processor
 from excitor.vision.loading import together
@@ -90,6 +90,9 @@ def read_pictures(arguments: TrainArguments) -> tuple[Dataset, Sight]:
     """
     name = str(arguments.vision_model)
     config = read_vision_config(name)
+    check_layer(config, arguments.feature_layer)
+    if not arguments.features:
+        weight_file(name)
     processor = None if arguments.features else read_image_processor(name)
     store = FeatureStore(arguments.features) if arguments.features else None
     if store is not None:

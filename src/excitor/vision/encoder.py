@@ -33,7 +33,23 @@ def read_vision_config(name: str) -> PretrainedConfig:
             f"{name} is a {vision.model_type!r}, which takes no pictures: name a vision encoder, such as CLIP, "
             "SigLIP, DINOv2 or ViT."
         )
+    if vision.model_type == "siglip2_vision_model":
+        raise ExcitorError(
+            f"{name} is a SigLIP 2 of the NaFlex kind, which takes patches of pictures of any shape: use one of a "
+            "fixed size, such as google/siglip2-base-patch16-224."
+        )
     return vision
+
+
+def check_layer(config: PretrainedConfig, layer: int) -> None:
+    """Check that an encoder has these hidden states, as far as its configuration says.
+
+    Raises:
+        ExcitorError: It has fewer.
+    """
+    count = getattr(config, "num_hidden_layers", None)
+    if isinstance(count, int) and not -count - 1 <= layer <= count:
+        raise ExcitorError(f"feature_layer is {layer}, but the encoder has {count + 1} hidden states.")
 
 
 def load_encoder(name: str, config: PretrainedConfig, **kwargs: Any) -> PreTrainedModel:

@@ -21,7 +21,7 @@ from excitor.environment import file_digest
 from excitor.errors import ExcitorError
 from excitor.evaluate.names import some
 from excitor.vision.configuration import feature_width
-from excitor.vision.encoder import read_vision_config
+from excitor.vision.encoder import check_layer, read_vision_config
 
 
 INDEX_FILE = "index.json"
@@ -63,9 +63,10 @@ def encoding_of(vision_model: str, layer: int, select: str) -> Encoding:
         select: ``full``, ``patch`` or ``cls``.
 
     Raises:
-        ExcitorError: There is no such encoder.
+        ExcitorError: There is no such encoder, or it has no such layer.
     """
     config: Any = read_vision_config(vision_model)
+    check_layer(config, layer)
     return Encoding(
         name=vision_model,
         sha256=fingerprint(vision_model),
@@ -91,9 +92,7 @@ def fingerprint(encoder: str | nn.Module) -> str:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
-    weights = next(filter(None, (_file_of(encoder, name) for name in _WEIGHT_FILES)), None)
-    if weights is None:
-        raise ExcitorError(f"--vision-model {encoder} holds no weights: expected model.safetensors.")
+    weights = weight_file(encoder)
     files = [weights, *filter(None, (_file_of(encoder, name) for name in _ENCODER_FILES))]
     if weights.suffix == ".json":
         files += [
@@ -102,6 +101,18 @@ def fingerprint(encoder: str | nn.Module) -> str:
     for path in files:
         digest.update(f"{path.name} {file_digest(path)}".encode())
     return digest.hexdigest()
+
+
+def weight_file(encoder: str) -> Path:
+    """The file of an encoder's weights, or the index of several.
+
+    Raises:
+        ExcitorError: The folder or hub repository holds none.
+    """
+    weights = next(filter(None, (_file_of(encoder, name) for name in _WEIGHT_FILES)), None)
+    if weights is None:
+        raise ExcitorError(f"--vision-model {encoder} holds no weights: expected model.safetensors.")
+    return weights
 
 
 def _file_of(model: str, name: str) -> Path | None:

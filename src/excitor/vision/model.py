@@ -247,6 +247,10 @@ class ExcitorForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Arguments as for :meth:`forward` and for ``generate``.
         """
+        if "inputs" in kwargs:  # what generate's first argument is called in transformers
+            if input_ids is not None:
+                raise ExcitorError("give input_ids or inputs, not both: they are the same tokens.")
+            input_ids = kwargs.pop("inputs")
         given = input_ids if input_ids is not None else kwargs.get("inputs_embeds")
         with self._seeing(given, pixel_values, image_features, num_images):
             return self.language_model.generate(input_ids, **kwargs)
@@ -258,10 +262,14 @@ class ExcitorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         image_features: Tensor | None,
         num_images: Tensor | None,
     ) -> AbstractContextManager[None]:
+        if self.training:
+            self._check_checkpointing()
         if pixel_values is not None and image_features is not None:
             raise ExcitorError("give pixel_values or image_features, not both: they are the same pictures.")
         images = pixel_values if image_features is None else image_features
         batch = None if rows is None else len(rows)
+        if num_images is not None:
+            num_images = _counts(num_images)
         if num_images is None and images is not None:
             if batch not in (None, len(images)):
                 raise ExcitorError(
@@ -282,6 +290,17 @@ class ExcitorForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         features = self.encode_images(images) if image_features is None else images
         return seeing(Pictures.of_rows(features, num_images))
+
+    def _check_checkpointing(self) -> None:
+        """Refuse checkpoints that would compute their part again without the pictures, and wrong gradients with it."""
+        for module in self.language_model.modules():
+            if getattr(module, "gradient_checkpointing", False):
+                run = getattr(module, "_gradient_checkpointing_func", None)
+                if getattr(run, "keywords", {}).get("context_fn") is not _see_again:
+                    raise ExcitorError(
+                        "gradient checkpointing was switched on at the language model, which forgets the pictures: "
+                        "call gradient_checkpointing_enable() of the model that sees."
+                    )
 
     def _sees(self) -> bool:
         return any(isinstance(module, ExcitorLayer) and module.excitor_visual for module in self.modules())
@@ -344,6 +363,15 @@ class ExcitorForConditionalGeneration(PreTrainedModel, GenerationMixin):
 def _see_again() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
     """Contexts of a checkpointed forward pass, and of its repetition in the backward pass, wherever that runs."""
     return nullcontext(), seeing(seen())
+
+
+def _counts(num_images: Any) -> Tensor:
+    counts = torch.as_tensor(num_images)
+    if counts.ndim != 1 or counts.is_floating_point() or counts.is_complex() or bool((counts < 0).any()):
+        raise ExcitorError(
+            f"num_images must be a whole number of at least 0 for each row, (B,), got {counts.tolist()}."
+        )
+    return counts
 
 
 def _load_text(name: str, kwargs: dict[str, Any]) -> PreTrainedModel:
