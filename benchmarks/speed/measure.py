@@ -26,7 +26,9 @@ class Clock:
         return time.perf_counter() - started
 
 
-def take_turns(tasks: dict[str, Callable[[], None]], rounds: int, clock: Clock, tokens: int) -> dict[str, dict]:
+def take_turns(
+    tasks: dict[str, Callable[[], None]], rounds: int, clock: Clock, tokens: int, against: str | None = None
+) -> dict[str, dict]:
     """Time tasks against the first of them.
 
     Args:
@@ -34,10 +36,11 @@ def take_turns(tasks: dict[str, Callable[[], None]], rounds: int, clock: Clock, 
         rounds: How often each is timed, after one time to warm up. Every round starts with another task.
         clock: Times them.
         tokens: That each task gets through.
+        against: Another of them to compare all with, besides the first.
 
     Returns:
         For each task its median seconds, tokens a second, and its speed as a ratio to the first's in the same round:
-        median and quartiles.
+        median and quartiles; and ``against``, the same to that task.
     """
     names = list(tasks)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -47,15 +50,20 @@ def take_turns(tasks: dict[str, Callable[[], None]], rounds: int, clock: Clock, 
             seconds = clock.seconds(tasks[name])
             if number:
                 times[name].append(seconds)
-    reference = times[names[0]]
     results = {}
     for name, values in times.items():
-        ratios = [ours / own for ours, own in zip(reference, values, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
         median = statistics.median(values)
         results[name] = {
             "seconds": median,
             "tokens_per_second": tokens / median,
-            "speed": {"median": middle, "quartiles": [low, high]},
+            "speed": _ratio(times[names[0]], values),
         }
+        if against is not None:
+            results[name]["against"] = _ratio(times[against], values)
     return results
+
+
+def _ratio(reference: list[float], values: list[float]) -> dict:
+    """Speed against a reference, round by round."""
+    low, middle, high = statistics.quantiles([ours / own for ours, own in zip(reference, values, strict=True)], n=4)
+    return {"median": middle, "quartiles": [low, high]}

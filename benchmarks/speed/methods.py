@@ -14,6 +14,9 @@ from excitor import BottleneckConfig, ExcitorConfig
 from excitor.implementation import VARIABLE, chosen
 
 
+LORA = "LoRA q,v"  # what the bars of training are measured against
+
+
 @dataclass(frozen=True)
 class Size:
     """Shape of a LLaMA, and how much is run through it."""
@@ -111,11 +114,13 @@ def make_methods(size: Size, device: str) -> dict[str, Callable[[], Method]]:
     prefix = PrefixTuningConfig(task_type=task, num_virtual_tokens=virtual)
     adaption = AdaptionPromptConfig(task_type=task, adapter_len=length, adapter_layers=size.layers)
     pfeiffer = BottleneckConfig(task_type=task, bottleneck_size=width, target_modules=["down_proj"])
+    kernels = {"Excitor, kernels": lambda: Method(adapted(excitor), "triton")} if device == "cuda" else {}
     return {
         "base": lambda: Method(make_base(size, device).requires_grad_(False), trains=False),
         "Excitor, as written": lambda: Method(adapted(excitor), "eager"),
         "Excitor, folded": lambda: Method(adapted(excitor)),
-        f"LoRA q,v r={rank}": lambda: Method(adapted(lora)),
+        **kernels,
+        f"{LORA} r={rank}": lambda: Method(adapted(lora)),
         f"prefix tuning {virtual}": lambda: Method(adapted(prefix)),
         f"adaption prompt {length}": lambda: Method(adapted(adaption)),
         f"bottleneck adapter {width}": lambda: Method(adapted(pfeiffer)),

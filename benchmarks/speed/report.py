@@ -14,20 +14,34 @@ def table(results: dict[str, Any]) -> str:
     """Markdown: a row for each method, speeds as ratios to the bare base with their quartiles."""
     tasks = results["tasks"]
     rows = [
-        ["", "trainable", *[f"{task}, tokens/s" for task in tasks], "kept for backward, bytes a token and layer"],
-        ["---"] * (len(tasks) + 3),
+        [
+            *("", "trainable", *(f"{task}, tokens/s" for task in tasks)),
+            *(f"training / {results['against']}", "kept for backward, bytes a token and layer"),
+        ],
+        ["---"] * (len(tasks) + 4),
     ]
     base = results["bytes_kept"]["base"]
+    memory = results.get("peak_memory", {})
+    if memory:
+        rows[0].append("peak memory, GiB")
+        rows[1].append("---")
     for name, trainable in results["trainable"].items():
         cells = [_cell(timed[name]) if name in timed else "" for timed in tasks.values()]
         above = (results["bytes_kept"][name] - base) / results["layers"]
-        rows.append([name, f"{trainable:,}", *cells, "0" if name == "base" else f"{above:+,.0f}"])
+        against = _quartiles(tasks["training"][name]["against"]) if name in tasks["training"] else ""
+        rows.append([name, f"{trainable:,}", *cells, against, "0" if name == "base" else f"{above:+,.0f}"])
+        if memory:
+            rows[-1].append(f"{memory[name] / 2**30:.2f}" if memory[name] else "does not fit")
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _cell(result: dict[str, Any]) -> str:
-    low, high = result["speed"]["quartiles"]
-    return f"{result['tokens_per_second']:,.1f}: {result['speed']['median']:.3f} ({low:.3f} to {high:.3f})"
+    return f"{result['tokens_per_second']:,.1f}: {_quartiles(result['speed'])}"
+
+
+def _quartiles(ratio: dict[str, Any]) -> str:
+    low, high = ratio["quartiles"]
+    return f"{ratio['median']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def contexts_table(results: dict[str, Any]) -> str:
