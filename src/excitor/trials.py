@@ -103,8 +103,8 @@ def _workers(jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
                     child.terminate()
             if isinstance(error, BrokenProcessPool):
                 raise ExcitorError(
-                    "A process that made a trial ended without an answer. If it said nothing above, it was killed, most "
-                    "likely for want of memory. What is finished is kept: start again, with fewer jobs at a time."
+                    "A process that made a trial ended without an answer. If it said nothing above, it was killed, "
+                    "most likely for want of memory. What is finished is kept: start again, with fewer jobs."
                 ) from error
             raise
 
