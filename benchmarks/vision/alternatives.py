@@ -8,6 +8,7 @@ import itertools
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
@@ -57,7 +58,11 @@ class Projector(nn.Module):
         words = self.language_model.get_input_embeddings()(input_ids)
         if features is None:
             return words, mask
-        seen = self.projector(features.to(words.dtype)).reshape(len(words), -1, words.shape[-1])
+        seen = (
+            self.projector(features.to(self.projector[0].weight.dtype))
+            .to(words.dtype)
+            .reshape(len(words), -1, words.shape[-1])
+        )
         starts = mask.argmax(1) + 1  # behind the first token, in front of which there may be padding
         return _inserted(words, seen, starts), _inserted(mask, mask.new_ones(seen.shape[:2]), starts)
 
@@ -138,3 +143,38 @@ class _Attend:
         weights = (query @ key.transpose(2, 3) * attention.scaling).softmax(-1, dtype=torch.float32).to(query.dtype)
         found = attention.o_proj((weights @ value).transpose(1, 2).flatten(2))
         return output[0] + owner.gates[self.index].to(found.dtype) * found, *output[1:]
+
+
+def make_projector(language_model: Any, width: int, wanted: int) -> Projector:
+    """A projector of about so many parameters in front of a frozen language model."""
+    return Projector(language_model, width, _hidden(language_model, width, wanted))
+
+
+def make_projector_lora(language_model: Any, width: int, wanted: int) -> Projector:
+    """The same with LoRA on queries and values; each has half of the parameters."""
+    config = language_model.config
+    heads = config.num_attention_heads + config.num_key_value_heads
+    per_rank = config.num_hidden_layers * (2 * config.hidden_size + heads * config.head_dim)
+    rank = max(1, round(wanted / 2 / per_rank))
+    hidden = _hidden(language_model, width, wanted - rank * per_rank)
+    lora = LoraConfig(r=rank, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    return Projector(get_peft_model(language_model, lora), width, hidden)
+
+
+def make_adaption_prompts(language_model: Any, width: int, wanted: int) -> VisualAdaptionPrompts:
+    """Visual adaption prompts of about so many parameters."""
+    size, layers = language_model.config.hidden_size, language_model.config.num_hidden_layers
+    return VisualAdaptionPrompts(language_model, width, max(1, round((wanted - width * size) / (layers * size))))
+
+
+# Each takes a frozen language model, the width of the features, and about how many parameters to train.
+ALTERNATIVES = {
+    "projector": make_projector,
+    "projector and LoRA q,v": make_projector_lora,
+    "visual adaption prompts": make_adaption_prompts,
+}
+
+
+def _hidden(language_model: Any, width: int, wanted: int) -> int:
+    size = language_model.config.hidden_size
+    return max(1, round((wanted - size) / (width + size + 1)))

@@ -13,12 +13,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from alternatives import Projector, VisualAdaptionPrompts
-from peft import LoraConfig, get_peft_model
+from alternatives import ALTERNATIVES
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
 
@@ -53,49 +53,6 @@ def main() -> None:
     print(text)
 
 
-def make_excitor() -> nn.Module:
-    """The demo's model: visual prompts alone."""
-    return link()
-
-
-def make_projector() -> nn.Module:
-    """Features as tokens, before a frozen language model."""
-    return _with_encoder(lambda text, width, wanted: Projector(text, width, _hidden(width, text, wanted)))
-
-
-def make_projector_lora() -> nn.Module:
-    """The same with LoRA on queries and values; each has half of the parameters."""
-
-    def make(text: Any, width: int, wanted: int) -> nn.Module:
-        size = text.config.hidden_size
-        per_rank = text.config.num_hidden_layers * (
-            3 * size + text.config.num_key_value_heads * text.config.head_dim
-        )  # q: C + C, v: C + C_kv
-        rank = max(1, round(wanted / 2 / per_rank))
-        lora = get_peft_model(text, LoraConfig(r=rank, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
-        return Projector(lora, width, _hidden(width, text, wanted - rank * per_rank))
-
-    return _with_encoder(make)
-
-
-def make_adaption_prompts() -> nn.Module:
-    """LLaMA-Adapter, the mean of the features added to its prompts."""
-
-    def make(text: Any, width: int, wanted: int) -> nn.Module:
-        size, layers = text.config.hidden_size, text.config.num_hidden_layers
-        return VisualAdaptionPrompts(text, width, max(1, round((wanted - width * size) / (layers * size))))
-
-    return _with_encoder(make)
-
-
-METHODS: dict[str, Callable[[], nn.Module]] = {
-    "Excitor, visual prompts": make_excitor,
-    "projector": make_projector,
-    "projector and LoRA q,v": make_projector_lora,
-    "visual adaption prompts": make_adaption_prompts,
-}
-
-
 def _with_encoder(make: Callable[[Any, int, int], nn.Module]) -> nn.Module:
     excitor = link()
     wanted = sum(p.numel() for p in excitor.parameters() if p.requires_grad)
@@ -105,9 +62,10 @@ def _with_encoder(make: Callable[[Any, int, int], nn.Module]) -> nn.Module:
     return model
 
 
-def _hidden(width: int, text: Any, wanted: int) -> int:
-    """Width between the layers of a projector of so many parameters."""
-    return max(1, round((wanted - text.config.hidden_size) / (width + text.config.hidden_size + 1)))
+METHODS: dict[str, Callable[[], nn.Module]] = {
+    "Excitor, visual prompts": link,  # the demo's model
+    **{name: partial(_with_encoder, make) for name, make in ALTERNATIVES.items()},
+}
 
 
 def run(name: str, rate: float, seed: int, steps: int, folder: Path) -> dict[str, Any]:

@@ -161,7 +161,12 @@ class ExcitorConfig(PeftConfig):
                 _check_count(name, getattr(self, name), 1)
         # Local or visual prompts alone are a method too; no prompts at all are none.
         least = 0 if self.num_local_prompts or self.vision_width else 1
-        _check_count("num_prompts", self.num_prompts, least)
+        _check_count("num_prompts", self.num_prompts, 0)
+        if self.num_prompts < least:
+            raise ExcitorError(
+                "num_prompts=0 leaves nothing to attend to: give num_prompts or num_local_prompts, or, for an adapter "
+                "of visual prompts alone, vision_width (the width of the encoder's features)."
+            )
         _check_pattern("rank_pattern", self.rank_pattern, 1)
         _check_pattern("num_prompts_pattern", self.num_prompts_pattern, least)
         if self.num_prompts_pattern and self.generator == "mlp":

@@ -180,6 +180,7 @@ def test_a_configuration_alone_makes_a_model() -> None:
         ({"num_images": None, "pixel_values": PIXELS[:2]}, "2 pictures for 3 rows"),
         ({"pixel_values": None}, "counts 3 pictures, but 0 were given"),
         ({"image_features": torch.randn(3, 4, 24)}, "not both"),
+        ({"pixel_value": PIXELS}, "no argument pixel_value: pictures are pixel_values or image_features"),
         ({"pixel_values": torch.randn(3, 3, 20, 16)}, "20 x 16 pixels, but the vision encoder takes 16 x 16"),
     ],
 )

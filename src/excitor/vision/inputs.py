@@ -20,6 +20,37 @@ class ImageInputs(Protocol):
         ...
 
 
+def check_names(arguments: Mapping[str, Any]) -> None:
+    """Refuse pictures under a name that a language model would ignore in silence.
+
+    Args:
+        arguments: All that the language model is given by name.
+
+    Raises:
+        ExcitorError: One of them seems to be about pictures.
+    """
+    for name in arguments:
+        if "image" in name or "pixel" in name:
+            raise ExcitorError(
+                f"there is no argument {name}: pictures are pixel_values or image_features, and num_images says how "
+                "many belong to each row."
+            )
+
+
+def count_of_rows(num_images: Any) -> Tensor:
+    """How many pictures belong to each row, ``(B,)``.
+
+    Raises:
+        ExcitorError: They are no such numbers.
+    """
+    counts = torch.as_tensor(num_images)
+    if counts.ndim != 1 or counts.is_floating_point() or counts.is_complex() or bool((counts < 0).any()):
+        raise ExcitorError(
+            f"num_images must be a whole number of at least 0 for each row, (B,), got {counts.tolist()}."
+        )
+    return counts
+
+
 def of_rows(images: ImageInputs, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     """The model's arguments for rows of pictures: theirs one after another, and ``num_images``, ``(rows,)``."""
     counts = torch.tensor([len(row) for row in rows])

@@ -26,6 +26,7 @@ from excitor.errors import ExcitorError
 from excitor.layer import ExcitorLayer
 from excitor.vision.configuration import ExcitorVisionConfig
 from excitor.vision.encoder import encode, load_encoder, read_vision_config
+from excitor.vision.inputs import check_names, count_of_rows
 from excitor.visual import Pictures, seeing, seen
 
 
@@ -228,8 +229,10 @@ class ExcitorForConditionalGeneration(PreTrainedModel, GenerationMixin):
             **kwargs: For the language model.
 
         Raises:
-            ExcitorError: The numbers do not agree, or there are pictures and nothing that could see them.
+            ExcitorError: The numbers do not agree, there are pictures and nothing that could see them, or pictures
+                under another name.
         """
+        check_names(kwargs)
         given = input_ids if input_ids is not None else kwargs.get("inputs_embeds")
         with self._seeing(given, pixel_values, image_features, num_images):
             return self.language_model(input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
@@ -251,6 +254,7 @@ class ExcitorForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if input_ids is not None:
                 raise ExcitorError("give input_ids or inputs, not both: they are the same tokens.")
             input_ids = kwargs.pop("inputs")
+        check_names(kwargs)
         given = input_ids if input_ids is not None else kwargs.get("inputs_embeds")
         with self._seeing(given, pixel_values, image_features, num_images):
             return self.language_model.generate(input_ids, **kwargs)
@@ -269,7 +273,7 @@ class ExcitorForConditionalGeneration(PreTrainedModel, GenerationMixin):
         images = pixel_values if image_features is None else image_features
         batch = None if rows is None else len(rows)
         if num_images is not None:
-            num_images = _counts(num_images)
+            num_images = count_of_rows(num_images)
         if num_images is None and images is not None:
             if batch not in (None, len(images)):
                 raise ExcitorError(
@@ -363,15 +367,6 @@ class ExcitorForConditionalGeneration(PreTrainedModel, GenerationMixin):
 def _see_again() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
     """Contexts of a checkpointed forward pass, and of its repetition in the backward pass, wherever that runs."""
     return nullcontext(), seeing(seen())
-
-
-def _counts(num_images: Any) -> Tensor:
-    counts = torch.as_tensor(num_images)
-    if counts.ndim != 1 or counts.is_floating_point() or counts.is_complex() or bool((counts < 0).any()):
-        raise ExcitorError(
-            f"num_images must be a whole number of at least 0 for each row, (B,), got {counts.tolist()}."
-        )
-    return counts
 
 
 def _load_text(name: str, kwargs: dict[str, Any]) -> PreTrainedModel:
