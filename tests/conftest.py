@@ -16,6 +16,7 @@ if not torch.cuda.is_available():
 
 import datasets
 import pytest
+from hypothesis import settings
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from excitor.mini.lessons import Lessons, make_lessons
@@ -23,6 +24,9 @@ from tiny import make_llama, make_tokenizer
 
 
 torch.set_num_threads(1)
+# The same examples in every run, and no test that fails because the machine was busy.
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

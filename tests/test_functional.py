@@ -108,7 +108,7 @@ def run(form, shape: Shape, seed: int, causal: bool, padding: bool, rotary: bool
     return [out, *torch.autograd.grad(out, leaves, torch.randn_like(out))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shapes, st.integers(0, 2**16), st.booleans(), st.booleans(), st.booleans())
 def test_literal_and_key_form_agree(shape: Shape, seed: int, causal: bool, padding: bool, rotary: bool) -> None:
     literal = run(literal_attention, shape, seed, causal, padding, rotary)
@@ -118,7 +118,7 @@ def test_literal_and_key_form_agree(shape: Shape, seed: int, causal: bool, paddi
         torch.testing.assert_close(left, right, atol=1e-5 * max(1.0, float(left.detach().abs().max())), rtol=0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(shapes, st.integers(0, 2**16))
 def test_reconstructed_key_is_a_convex_combination_of_its_own_heads_prompts(shape: Shape, seed: int) -> None:
     torch.manual_seed(seed)

@@ -49,7 +49,7 @@ def by_hand(layer: ExcitorLayer, x: torch.Tensor, features: torch.Tensor | None)
         {"generator": "mlp", "gate": "none"},
     ],
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(counts=st.lists(st.integers(0, 3), min_size=1, max_size=4), tokens=st.integers(1, 3), length=st.integers(1, 4))
 def test_each_row_attends_to_its_own_pictures(changes: dict, counts: list[int], tokens: int, length: int) -> None:
     torch.manual_seed(0)

@@ -152,7 +152,7 @@ CONTENT = st.text(st.sampled_from("abT \n\t#:<é☃"), max_size=12).filter(str.s
 MERGES = [("Ċ", "T"), ("a", "b"), ("Ċ", "Ċ"), ("Ġ", "a"), ("a", "a"), (":", "Ċ")]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     st.lists(st.tuples(CONTENT, CONTENT), min_size=1, max_size=3), st.sampled_from(["instruction", "chat", "verbatim"])
 )

@@ -44,6 +44,7 @@ def test_csv_keeps_line_breaks_and_odd_separators(tmp_path):
         ("rows.json", b"[{", "rows.json: not valid JSON"),
         ("rows.json", b'"text"', "expected a list of rows, got '\"text\"'"),
         ("rows.json", b'{"a": [], "b": []}', "2 lists: a, b"),
+        ("rows.json", json.dumps({name: [] for name in "abcdefg"}).encode(), "7 lists: a, b, c, d, e, ..."),
         ("rows.json", b"[1]", "row 1: expected an object with named columns, got '1'"),
         ("rows.json", b"[]", "holds no rows"),
         ("rows.jsonl", b'{"a": 1}\n\n{"a":', "line 3 is not valid JSON"),

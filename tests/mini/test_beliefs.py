@@ -50,7 +50,7 @@ def ran(monkeypatch):
     return names
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     st.lists(st.sampled_from([0.0, 0.2, 0.4, 1.0]), max_size=4),
     st.lists(st.integers(2, 6), min_size=1, max_size=4),

@@ -73,9 +73,10 @@ def read_json(stream: IO[bytes], layout: Callable[[Any], list[Row] | None] = lam
     if isinstance(value, dict):
         lists = {key: rows for key, rows in value.items() if isinstance(rows, list)}
         if len(lists) != 1:
+            few = [*list(lists)[:5], *["..."] * (len(lists) > 5)]
             raise ExcitorError(
                 "expected a list of rows, or an object with the rows as its only list; "
-                f"this object has {len(lists)} lists{': ' * bool(lists)}{', '.join(lists)}"
+                f"this object has {len(lists)} lists{': ' * bool(lists)}{', '.join(few)}"
             )
         return next(iter(lists.values()))
     if not isinstance(value, list):
