@@ -209,6 +209,20 @@ def test_a_run_that_diverges_is_a_result_too(make, tmp_path, monkeypatch):
     assert execute(make(), tmp_path) == result
 
 
+def test_what_does_not_fit_into_the_memory_is_a_result_too(make, tmp_path, monkeypatch):
+    def full(job, console, watchers):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore about it.")
+
+    monkeypatch.setattr(running, "train_job", full)
+    result = execute(make(), tmp_path)
+    assert result["status"] == "failed"
+    assert result["costs"]["non_finite"] == 0
+    path = tmp_path / f"{make().name}.json"
+    message = f"Out of memory (CUDA out of memory. Tried to allocate 20.00 GiB.). To try again, delete {path}."
+    assert result["run_info"]["error_msg"] == message
+    assert execute(make(), tmp_path) == result
+
+
 def test_other_settings_are_not_taken_for_these(make, tmp_path):
     execute(make(tuning=True), tmp_path)
     with pytest.raises(ExcitorError, match="was made with another train"):

@@ -90,7 +90,10 @@ def test_the_untrained_base_is_no_rival():
             {"edge": True},
             "a better one may lie beyond (chosen: excitor/default (0.01)",
         ),
-        ({"failed": 2}, "runs that diverged are left out of means: excitor/default (2), lora/q-v (2)"),
+        (
+            {"failed": 2},
+            "runs that failed (diverged, or out of memory) are left out of means: excitor/default (2), lora/q-v (2)",
+        ),
         ({"matched": False}, "not shown to be within 2 % of the budget (params): excitor/default (100)"),
         ({"seeds": [0, 1]}, "some methods have only 2 finished seeds"),
     ],

@@ -12,7 +12,7 @@ from excitor.arguments import Arguments, flag
 # Options that take the place of what a suite says, and those of them that go to its training.
 OF_SUITE = (
     *("model", "data", "retain", "test", "mmlu", "match", "target", "baseline"),
-    *("seeds", "rates", "points", "strengths"),
+    *("seeds", "rates", "widen", "points", "strengths"),
 )
 OF_TRAINING = ("steps", "batch_size", "max_length", "precision", "eval_rows")
 
@@ -64,6 +64,10 @@ class CompareArguments(Arguments):
         default_factory=list,
         metadata={"help": "Learning rates to choose from, as 1e-3,1e-2; 3e-4 to 3e-2 if not given."},
     )
+    widen: int | None = field(
+        default=None,
+        metadata={"help": "How often to try one more rate where a method does best with the last; 2 if nothing says."},
+    )
     points: int | None = field(default=None, metadata={"help": "Points of the learning-forgetting curve of a run."})
     strengths: list[str] = field(
         default_factory=list,
@@ -106,6 +110,7 @@ class CompareArguments(Arguments):
             yield "There is nothing to compare on: give --suite, or --model, --data and --retain."
         yield from self._at_least(1, "jobs", "steps", "batch_size", "max_length", "seeds", "points")
         yield from self._at_least(2, "eval_rows")
+        yield from self._at_least(0, "widen")
         for name, values in (("--rates", self.rates), ("--strengths", self.strengths)):
             for value in several(values):
                 if not _is_number(value):

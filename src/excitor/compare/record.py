@@ -26,7 +26,7 @@ CURVE = ("answer_loss", "gain", "forgetting", "kl", "flipped")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run gave; everything is empty for one that diverged.
+    """What a run gave; everything is empty for one that failed.
 
     Attributes:
         measures: by name, see :mod:`excitor.compare.measures`.
@@ -38,7 +38,8 @@ class Outcome:
         saved_for_backward: bytes.
         decode_speed: new tokens a second.
         total: parameters of a base that was not trained.
-        error: why it diverged.
+        error: why it failed.
+        diverged: whether that was for numbers that are not finite.
     """
 
     measures: dict[str, float] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Outcome:
     decode_speed: float | None = None
     total: int = 0
     error: str = ""
+    diverged: bool = False
 
 
 def record(run: "Run", job: Job, outcome: Outcome, *, created: str, seconds: float) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def record(run: "Run", job: Job, outcome: Outcome, *, created: str, seconds: flo
             "decode_tokens_per_second": outcome.decode_speed,
             "train_seconds": trained,
             "train_tokens": tokens,
-            "non_finite": int(bool(outcome.error)),
+            "non_finite": int(outcome.diverged),
         },
         "environment": describe_machine() | {"rows_sha256": job.environment["rows_sha256"]},
         "run_info": {

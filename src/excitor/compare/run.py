@@ -107,7 +107,8 @@ def execute(run: Run, folder: Path) -> dict[str, Any]:
             an interrupted run goes on.
 
     Returns:
-        What the file holds, see :func:`excitor.compare.record.record`. A run that diverged has the status ``failed``.
+        What the file holds, see :func:`excitor.compare.record.record`. A run that diverged, or did
+        not fit into the memory of the GPU, has the status ``failed``.
 
     Raises:
         ExcitorError: The file is there and was made with other settings, or the run cannot be made.
@@ -121,7 +122,9 @@ def execute(run: Run, folder: Path) -> dict[str, Any]:
     try:
         outcome = _train(run, job, scratch) if run.experiment.adapter else _measure_base(run, job)
     except NonFiniteError as error:
-        outcome = Outcome(error=str(error))
+        outcome = Outcome(error=str(error), diverged=True)
+    except torch.OutOfMemoryError as error:  # of a GPU: the other methods may fit
+        outcome = Outcome(error=f"Out of memory ({str(error).splitlines()[0]}). To try again, delete {path}.")
     result = record(run, job, outcome, created=created, seconds=time.perf_counter() - started)
     write_text(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
     shutil.rmtree(scratch)

@@ -72,7 +72,7 @@ def costs(summary: Summary) -> Table:
         "Tokens per second and peak memory are those of the machine and of what else ran on it; the peak is beyond "
         "what was held before the model was loaded, by PyTorch on a GPU, by the process on a CPU. Kept for the "
         "backward pass is exact: the tensors autograd holds for the first batch of held-out rows, without parameters.",
-        ["method", *(f"{COSTS[name].label} ({COSTS[name].unit})" for name in names), "diverged"],
+        ["method", *(f"{COSTS[name].label} ({COSTS[name].unit})" for name in names), "failed"],
         rows,
     )
 
@@ -191,7 +191,7 @@ def _rates(summary: Summary, grid: list[float]) -> Iterator[list[str]]:
 
 
 def _loss(loss: float | None) -> str:
-    return "diverged" if loss is None else f"{loss:.4f}"
+    return "failed" if loss is None else f"{loss:.4f}"
 
 
 def _cost(cost: Measure, estimate: dict[str, Any] | None) -> str:

@@ -25,7 +25,7 @@ def tune(plan: Plan, run: Callable[[Sequence[Run]], list[dict[str, Any]]]) -> li
 
 
 def wider(plan: Plan, tuned: dict[str, dict[str, Any]]) -> list[Run]:
-    """The next rate beyond the grid for each method that does best with the last one, or diverges with all of them."""
+    """The next rate beyond the grid for each method that does best with the last one, or fails with all of them."""
     runs = []
     for experiment in plan.experiments:
         choice = tuned.get(experiment.name)
@@ -49,7 +49,7 @@ def _losses(choice: dict[str, Any]) -> dict[float, float | None]:
 
 
 def _best(choice: dict[str, Any]) -> float | None:
-    """The rate with the lowest loss, which is not always the one that is chosen; None if all diverged."""
+    """The rate with the lowest loss, which is not always the one that is chosen; None if all failed."""
     losses = {rate: loss for rate, loss in _losses(choice).items() if loss is not None}
     return min(losses, key=lambda rate: losses[rate]) if losses else None
 
@@ -65,7 +65,7 @@ def choose_rates(plan: Plan, results: Iterable[dict[str, Any]]) -> dict[str, dic
     """The lowest learning rate of each method whose held-out answer loss is about as low as its lowest.
 
     Returns:
-        By experiment, its ``learning_rate`` and the ``answer_loss`` by rate; None where runs diverged.
+        By experiment, its ``learning_rate`` and the ``answer_loss`` by rate; None where runs failed.
     """
     tried: dict[str, dict[float, float | None]] = {}
     for result in results:

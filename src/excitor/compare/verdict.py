@@ -114,7 +114,9 @@ def _cautions(summary: Summary) -> list[str]:
         )
     failed = [f"{row['method']} ({row['failed']})" for row in summary["rows"] if row["failed"]]
     if failed:
-        lines.append(f"Caution: runs that diverged are left out of means: {', '.join(failed)}.")
+        lines.append(
+            f"Caution: runs that failed (diverged, or out of memory) are left out of means: {', '.join(failed)}."
+        )
     match = summary["match"]
     if match["by"] == "none":
         return lines + _missing(summary)
