@@ -11,6 +11,8 @@ from transformers import (
     Dinov2Model,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     Siglip2VisionConfig,
     SiglipConfig,
     SiglipModel,
@@ -39,6 +41,10 @@ TOWERS = {  # with the number of tokens in front of the patches
     "dinov2": (lambda: Dinov2Model(Dinov2Config(**SIZES, mlp_ratio=2)), 1),
     "dinov2 with registers": (
         lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**SIZES, mlp_ratio=2, num_register_tokens=3)),
+        4,
+    ),
+    "dinov3": (
+        lambda: DINOv3ViTModel(DINOv3ViTConfig(**SIZES | {"num_attention_heads": 2}, num_register_tokens=3)),
         4,
     ),
     "vit": (lambda: ViTModel(ViTConfig(**SIZES)), 1),
