@@ -142,3 +142,9 @@ def test_what_cannot_be_is_refused(changes: dict, message: str) -> None:
 def test_merging_is_refused() -> None:
     with pytest.raises(ExcitorError, match="cannot be merged"):
         adapted().merge_and_unload()
+
+
+def test_adapter_names_are_refused() -> None:
+    model = get_peft_model(make_llama(), BottleneckConfig(target_modules=["down_proj"])).eval()
+    with pytest.raises(ExcitorError, match="bottleneck adapters know no `adapter_names`"):
+        model(torch.arange(3, 9)[None], adapter_names=["__base__"])

@@ -193,3 +193,13 @@ def test_an_adapter_of_fewer_layers_is_refused(tmp_path):
     model.save_pretrained(str(tmp_path))
     with pytest.raises(ExcitorError, match=r"does not fit the base model .*missing adapter keys"):
         attach_adapter(make_llama(), str(tmp_path))
+
+
+def test_what_cannot_be_saved_is_named(tmp_path):
+    model = get_peft_model(make_llama(), ExcitorConfig(), adapter_name="only")
+    save_adapter(torch.compile(model), tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").exists()
+    with pytest.raises(ExcitorError, match="no adapter 'default' on this model; there are: only"):
+        save_adapter(model, tmp_path, "default")
+    with pytest.raises(ExcitorError, match=r"save_adapter takes a PeftModel, .* not LlamaForCausalLM"):
+        save_adapter(make_llama(), tmp_path)

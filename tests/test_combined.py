@@ -2,9 +2,11 @@ import json
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 
-from excitor import CombinedConfig, ExcitorConfig, ExcitorError, load_adapter, save_adapter
+from excitor import CombinedConfig, ExcitorConfig, ExcitorError, load_adapter, save_adapter, set_strength
+from excitor.checkpoint import attach_adapter
 from excitor.layer import ExcitorLayer
 from tiny import make_llama, make_tokenizer
 
@@ -88,3 +90,57 @@ def test_what_cannot_be_combined_is_refused(parts: list[dict], message: str) -> 
 def test_merging_is_refused() -> None:
     with pytest.raises(ExcitorError, match="cannot be merged"):
         combined().merge_and_unload()
+
+
+def test_several_adapters_of_several_methods(tmp_path) -> None:
+    model = combined()
+    first = model(TOKENS).logits
+    config = CombinedConfig(parts=[EXCITOR | {"num_prompts": 3}, LORA | {"r": 3}], task_type="CAUSAL_LM")
+    model.add_adapter("second", config)
+    assert torch.equal(model(TOKENS).logits, first)
+    model.set_adapter("second")
+    second = model.eval()(TOKENS).logits
+    assert not torch.allclose(second, first)
+    assert [type(model.peft_config[name]) for name in ("default", "second")] == [CombinedConfig] * 2
+    model.save_pretrained(tmp_path)
+    for place, expected in ((tmp_path, first), (tmp_path / "second", second)):
+        torch.testing.assert_close(PeftModel.from_pretrained(make_llama(), place).eval()(TOKENS).logits, expected)
+    loaded = PeftModel.from_pretrained(make_llama(), tmp_path).eval()
+    loaded.load_adapter(tmp_path / "second", "second")
+    torch.testing.assert_close(loaded(TOKENS).logits, first)
+    loaded.set_adapter("second")
+    torch.testing.assert_close(loaded(TOKENS).logits, second)
+
+
+def test_parts_may_be_configurations_and_are_kept_as_json(tmp_path) -> None:
+    lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
+    excitor = ExcitorConfig(r=2, num_prompts=4, target_modules=["k_proj"])
+    for parts in ([excitor, lora], [excitor.to_dict(), lora.to_dict()]):
+        config = CombinedConfig(parts=parts, task_type="CAUSAL_LM")
+        save_adapter(get_peft_model(make_llama(), config), tmp_path)
+        assert json.loads((tmp_path / "adapter_config.json").read_text())["parts"][1]["peft_type"] == "LORA"
+        PeftModel.from_pretrained(make_llama(), tmp_path)
+    with pytest.raises(ExcitorError, match="r must be a whole number of at least 1"):
+        CombinedConfig(parts=[EXCITOR | {"r": 0}, LORA])
+
+
+def test_what_would_be_ignored_or_reach_a_part_alone_is_refused() -> None:
+    model = combined()
+    with pytest.raises(ExcitorError, match="combined adapters know no `adapter_names`"):
+        model(TOKENS, adapter_names=["__base__"] * 2)
+    with pytest.raises(ExcitorError, match=r"'default' changes .*q_proj in another way as well"):
+        set_strength(model, 0.5)
+
+
+def test_a_damaged_adapter_and_one_of_a_deeper_base_are_refused(tmp_path) -> None:
+    model = combined()
+    save_adapter(model, tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    for kind in ("excitor_", "lora_"):
+        key = next(key for key in weights if kind in key)
+        save_file({name: t for name, t in weights.items() if name != key}, tmp_path / "adapter_model.safetensors")
+        with pytest.raises(ExcitorError, match=r"does not fit the base model .*: it has no .* tensors"):
+            attach_adapter(make_llama(), str(tmp_path))
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ExcitorError, match="the base has no place for"):
+        attach_adapter(make_llama(num_hidden_layers=1), str(tmp_path))

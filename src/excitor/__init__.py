@@ -22,7 +22,8 @@ if "excitor_cli" not in sys.modules:
     from .combined import CombinedConfig
     from .config import ExcitorConfig
     from .hotswap import hotswap_adapter
-    from .layer import ExcitorLayer, gates, set_strength
+    from .layer import ExcitorLayer
+    from .strength import gates, set_strength
 
 __all__ = [
     "BottleneckConfig",

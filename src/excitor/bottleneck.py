@@ -3,6 +3,8 @@
 The library that has them, ``adapters``, does not run beside transformers 5, and PEFT has none.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -14,6 +16,7 @@ from transformers.activations import ACT2FN
 from .checks import check_choice, check_count, check_pattern
 from .errors import ExcitorError
 from .layer import linear_sizes
+from .mixed_batch import refuse_adapter_names
 from .registration import get_pattern_key, register
 
 
@@ -188,6 +191,11 @@ class BottleneckModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # a further adapter does not train before it is activated
         self._replace_module(parent, target_name, layer, target)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        refuse_adapter_names(kwargs, "bottleneck adapters")
+        yield
 
     def _check_merge_allowed(self) -> None:
         raise ExcitorError(NO_MERGE)

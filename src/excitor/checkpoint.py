@@ -32,20 +32,35 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 
 
-def save_adapter(model: PeftModel, directory: str | os.PathLike[str], adapter_name: str = "default") -> None:
+def save_adapter(model: PeftModel, directory: str | os.PathLike[str], adapter_name: str | None = None) -> None:
     """Write an adapter, read it back, compare, and only then put it in place.
 
-    Works for any PEFT method. A file that was there before is replaced in one step, so an interrupted save never
-    leaves half an adapter.
+    Works for any PEFT method. Files that were there before are replaced whole, weights first: an interrupted save
+    leaves no half file.
 
     Args:
-        model: The adapted model.
+        model: The adapted model, compiled by ``torch.compile`` or not.
         directory: Where ``adapter_config.json`` and ``adapter_model.safetensors`` go; created when missing.
-        adapter_name: Which of the model's adapters.
+        adapter_name: Which of the model's adapters; the active one when not given.
 
     Raises:
-        ExcitorError: The disk is full, or what was read back differs from what was written.
+        ExcitorError: The model has no such adapter, the disk is full, or what was read back differs from what was
+            written.
     """
+    model = getattr(model, "_orig_mod", model)
+    if not isinstance(model, PeftModel):
+        raise ExcitorError(
+            f"save_adapter takes a PeftModel, as get_peft_model and load_adapter make it, not {type(model).__name__}: "
+            "where transformers' own add_adapter was used, model.save_pretrained writes the adapter."
+        )
+    active = model.active_adapters if adapter_name is None else [adapter_name]
+    if len(active) > 1:
+        raise ExcitorError(f"several adapters are active: name one of {', '.join(active)}.")
+    (adapter_name,) = active
+    if adapter_name not in model.peft_config:
+        raise ExcitorError(
+            f"there is no adapter {adapter_name!r} on this model; there are: {', '.join(model.peft_config)}."
+        )
     target = Path(directory)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -150,11 +165,15 @@ def attach_adapter(model: "PreTrainedModel", directory: str) -> PeftModel:
             raise
         raise ExcitorError(f"{unfit}: {str(error).splitlines()[1].strip()}") from error
     prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(PeftType(adapted.peft_type))
+    held = get_peft_model_state_dict(adapted).keys()
+    several = prefix is not None and not any(prefix in key for key in held)  # of a combined adapter no tensor has it
     weights = load_peft_weights(directory, device="cpu")
     for key, tensor in weights.items():
         check_finite(key, tensor, directory)
-    stored = {key for key in weights if prefix and prefix in key}
-    if unused := stored - get_peft_model_state_dict(adapted).keys():
+    if several and (missing := held - weights.keys()):
+        raise ExcitorError(f"{unfit}: it has no {sorted(missing)[0]} ({len(missing)} such tensors).")
+    stored = {key for key in weights if prefix and (several or prefix in key)}
+    if unused := stored - held:
         raise ExcitorError(f"{unfit}: the base has no place for {sorted(unused)[0]} ({len(unused)} such tensors).")
     return adapted
 

@@ -1,5 +1,6 @@
 """Finds in a model what its families are known for: the text part, the size of a key head, the place of the key."""
 
+import warnings
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -53,6 +54,12 @@ def place(config: ExcitorConfig, model: nn.Module, key: str) -> tuple[int, Place
     heads = getattr(details, "num_attention_heads", None)
     family = FAMILIES.get(getattr(details, "model_type", ""))
     if family is None or not f".{key}".endswith(f".{family.key_projection}"):
+        if family is not None:
+            warnings.warn(
+                f"{key} does not make the keys of {family.title}, which {family.key_projection} does: the term is "
+                "added to something else. Leave target_modules out for the method of the paper.",
+                stacklevel=2,
+            )
         _check_no_norm(key, attention)
         size = config.head_dim or _head_dim(details, "head_dim") or out_features
         if config.key_layout is None and heads and out_features > heads * size:

@@ -344,39 +344,3 @@ def excitor_layers(model: nn.Module) -> dict[str, ExcitorLayer]:
             "make one with peft.get_peft_model(model, ExcitorConfig()) or load one with excitor.load_adapter."
         )
     return layers
-
-
-def set_strength(model: nn.Module, strength: float, adapter_name: str | None = None) -> None:
-    """Scale the gates of an adapter: 0 is the base model bit for bit, 1 the adapter as it was trained.
-
-    Args:
-        model: The adapted model.
-        strength: The factor.
-        adapter_name: Which adapter; all active ones when not given.
-
-    Raises:
-        ExcitorError: ``strength`` is negative or not finite, or the model has no Excitor adapter (of this name).
-    """
-    if not 0 <= strength < float("inf"):
-        raise ExcitorError(
-            f"strength must be a finite number of at least 0 (0 = base, 1 = as trained), got {strength}."
-        )
-    layers = excitor_layers(model).values()
-    known = {name: None for layer in layers for name in layer.excitor_strength}
-    if adapter_name is not None and adapter_name not in known:
-        raise ExcitorError(f"there is no adapter {adapter_name!r} on this model; known are: {', '.join(known)}.")
-    for layer in layers:
-        for name in layer.active_adapters if adapter_name is None else [adapter_name]:
-            if name in layer.excitor_strength:
-                layer.excitor_strength[name] = float(strength)
-
-
-@torch.no_grad()
-def gates(model: nn.Module) -> dict[str, Tensor]:
-    """Gates ``(G,)`` of the active adapter by layer name, in model order, as copies on the CPU in fp32."""
-    found: dict[str, Tensor] = {}
-    for layer_name, layer in excitor_layers(model).items():
-        for name in layer.active_adapters:
-            if name in layer.excitor_processor:
-                found[layer_name] = layer.parts(name)[1].gates().float().cpu()
-    return found

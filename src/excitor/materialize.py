@@ -28,7 +28,7 @@ def to_table(generator: PromptMLP) -> PromptTable:
     held = dict(generator.named_parameters())
     held |= {"prompts": keys, "value_prompts": values}
     table.load_state_dict({name: held[name] for name in table.state_dict()})
-    return table
+    return table.requires_grad_(generator.seeds.requires_grad)
 
 
 def materialize(model: nn.Module, adapter_name: str = "default") -> None:

@@ -38,6 +38,7 @@ def mixed_batch(
             another number of rows than there are names.
     """
     _check_names(model, adapters, names)
+    _check_rows(arguments, names)
     copies = _copies_of_each_row(arguments)
 
     def name_rows(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -51,6 +52,16 @@ def mixed_batch(
             if isinstance(module, layer_class | AuxiliaryTrainingWrapper):
                 hooks.callback(module.register_forward_pre_hook(name_rows, with_kwargs=True).remove)
         yield
+
+
+def refuse_adapter_names(arguments: Mapping[str, Any], method: str) -> None:
+    """Refuse what a method would ignore.
+
+    Raises:
+        ExcitorError: The arguments of a call hold adapter names.
+    """
+    if arguments.get("adapter_names") is not None:
+        raise ExcitorError(f"{method} know no `adapter_names`: choose one for all rows, with set_adapter(name).")
 
 
 def by_row(term: Callable[[str, Tensor], Tensor], x: Tensor, names: Sequence[str | None]) -> list[Tensor]:
@@ -92,6 +103,21 @@ def _check_names(model: nn.Module, adapters: Mapping[str, PeftConfig], names: Se
         )
 
 
+def _check_rows(arguments: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuse another number of rows, before ``generate`` makes copies of them that might come to as many as names."""
+    for name in ("input_ids", "inputs", "inputs_embeds"):
+        rows = arguments.get(name)
+        if isinstance(rows, Tensor) and len(rows) != len(names):
+            raise _of_another_length(names, len(rows))
+
+
+def _of_another_length(names: Sequence[str], rows: int) -> ExcitorError:
+    return ExcitorError(
+        f"Length of `adapter_names` should be the same as the number of inputs, but got {len(names)} and {rows} "
+        "respectively: give one name a row, and num_beams and num_return_sequences as arguments of generate."
+    )
+
+
 def _copies_of_each_row(arguments: Mapping[str, Any]) -> int:
     """Rows that ``generate`` makes of each row it is given: beams, or several sequences to return."""
     config = arguments.get("generation_config")
@@ -108,7 +134,4 @@ def _fitted_to(batch: Tensor, names: Sequence[str], copies: int) -> list[str]:
         return list(names)
     if len(batch) == copies * len(names):
         return [name for name in names for _ in range(copies)]
-    raise ExcitorError(
-        f"Length of `adapter_names` should be the same as the number of inputs, but got {len(names)} and {len(batch)} "
-        "respectively: give one name a row, and num_beams and num_return_sequences as arguments of generate."
-    )
+    raise _of_another_length(names, len(batch))

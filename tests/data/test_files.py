@@ -60,3 +60,16 @@ def test_unreadable_files_are_named(tmp_path, name, content, message):
     with pytest.raises(ExcitorError, match="rows") as caught:
         load_examples([str(tmp_path / name)])
     assert message in str(caught.value)
+
+
+def test_half_a_character_is_named(tmp_path):
+    (tmp_path / "rows.json").write_text(
+        '[{"instruction": "a", "output": "b"}, {"instruction": "\\ud83d", "output": "b"}]'
+    )
+    with pytest.raises(ExcitorError, match=r"rows.json, row 2: 'instruction' holds half a character .* position 0"):
+        load_examples([str(tmp_path / "rows.json")])
+
+
+def test_a_long_cell_is_a_row_like_others(tmp_path):
+    (tmp_path / "rows.csv").write_text("instruction,output\n" + "a" * 200_000 + ",b\n")
+    assert len(load_examples([str(tmp_path / "rows.csv")])) == 1

@@ -4,8 +4,9 @@ import torch
 import excitor
 from excitor.diagnostics.attention import Observation, measurable, observe, shift
 from excitor.errors import ExcitorError
-from excitor.layer import excitor_layers, set_strength
+from excitor.layer import excitor_layers
 from excitor.preservation.losses import recorded_keys
+from excitor.strength import set_strength
 from tiny_families import make_family
 
 

@@ -9,7 +9,8 @@ from excitor.diagnostics.attention import shift
 from excitor.diagnostics.bound import reach, shift_bound
 from excitor.diagnostics.measure import measure
 from excitor.errors import ExcitorError
-from excitor.layer import excitor_layers, set_strength
+from excitor.layer import excitor_layers
+from excitor.strength import set_strength
 from tiny import make_llama
 from tiny_families import VARIANTS, make_family
 

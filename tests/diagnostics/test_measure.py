@@ -6,7 +6,8 @@ import torch
 import excitor
 from excitor.diagnostics.measure import measure
 from excitor.errors import ExcitorError
-from excitor.layer import excitor_layers, gates, set_strength
+from excitor.layer import excitor_layers
+from excitor.strength import gates, set_strength
 
 
 DOCUMENTS = [[1, 40, 41, 42, 43, 44, 45, 46], [1, 60, 61]]

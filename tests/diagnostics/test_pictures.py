@@ -6,7 +6,8 @@ import excitor
 from excitor.diagnostics.attention import attention_of, measurable, scored_attention
 from excitor.diagnostics.pictures import Pulls, _leaf_term, picture_shifts, score_parts, terms
 from excitor.errors import ExcitorError
-from excitor.layer import excitor_layers, set_strength
+from excitor.layer import excitor_layers
+from excitor.strength import set_strength
 from excitor.vision import ExcitorForConditionalGeneration
 from excitor.visual import Pictures, seeing
 from tiny import make_encoder, make_llama

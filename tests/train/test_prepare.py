@@ -101,3 +101,35 @@ def test_too_little_space_is_found_first(arguments, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ExcitorError, match=r"No space left for .*out"):
         prepare(arguments())
+
+
+def test_text_that_is_taken_as_it_is_is_recorded_as_such(arguments, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Q: {i}\nA:", "completion": " x"}) + "\n" for i in range(6)))
+    assert prepare(arguments(data=[str(path)])).arguments.template == "verbatim"
+    assert prepare(arguments()).arguments.template == "instruction"
+
+
+def test_held_out_rows_that_are_trained_on_are_counted(arguments, tmp_path):
+    path = tmp_path / "same.jsonl"
+    path.write_text((json.dumps({"instruction": "Say a", "output": "a"}) + "\n") * 10)
+    assert "Caution: 2 of 2 held-out rows are trained on too" in prepare(arguments(data=[str(path)])).notes
+    assert "Caution" not in prepare(arguments()).notes
+
+
+def test_one_file_has_to_be_a_list_too(arguments, data):
+    with pytest.raises(ExcitorError, match=r"--data must be a list of files, got the text .*: put it in a list"):
+        arguments(data=data).check()
+
+
+def test_an_adapter_of_several_methods_has_excitor_s_losses(arguments, tmp_path):
+    lora = {"peft_type": "LORA", "target_modules": ["q_proj"]}
+    path = tmp_path / "method.json"
+    for parts, refused in (([{"peft_type": "EXCITOR"}, lora], False), ([lora, {"peft_type": "IA3"}], True)):
+        path.write_text(json.dumps({"peft_type": "COMBINED", "parts": parts}))
+        made = arguments(adapter_config=str(path), key_drift_weight=1.0, num_prompts=None, r=None)
+        if refused:
+            with pytest.raises(ExcitorError, match="only Excitor has such a loss"):
+                prepare(made)
+        else:
+            assert prepare(made).arguments.key_drift_weight == 1.0

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +126,16 @@ def test_a_run_that_crashed_before_its_first_checkpoint_starts_over(whole, argum
             train(arguments(), console)
     train(arguments(resume=True), console)
     assert metrics_of(tmp_path / "out") == metrics_of(whole)
+
+
+def test_a_finished_run_without_checkpoints_is_not_trained_again(arguments, console, tmp_path):
+    train(arguments(steps=2), console)
+    before = adapter_of(tmp_path / "out")
+    for checkpoint in (tmp_path / "out").glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    with pytest.raises(ExcitorError, match="is finished, and its checkpoints are gone: there is nothing to resume"):
+        train(arguments(steps=2, resume=True), console)
+    assert adapter_of(tmp_path / "out") == before
 
 
 def test_a_run_killed_while_it_was_measured_is_measured_again(arguments, console, tmp_path, monkeypatch):

@@ -86,7 +86,7 @@ def _reply(line: str, responder: Responder, history: Messages) -> None:
 
 
 def _obey(line: str, responder: Responder, history: Messages) -> None:
-    from excitor.layer import set_strength
+    from excitor.strength import set_strength
 
     match line.split():
         case ["/reset"]:

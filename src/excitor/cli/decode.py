@@ -154,8 +154,8 @@ def load_trained(
     logging.disable_progress_bar()
 
     from excitor.checkpoint import load_adapter
-    from excitor.layer import set_strength
     from excitor.quantised import chosen_bits
+    from excitor.strength import set_strength
 
     bits = chosen_bits(load_in_4bit, load_in_8bit, [adapter])
     model, tokenizer = load_adapter(adapter, base, dtype, bits=bits)

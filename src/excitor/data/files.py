@@ -96,6 +96,7 @@ def _parse_lines(text: str) -> list[Row]:
 
 
 def _csv(stream: IO[bytes]) -> list[Row]:
+    csv.field_size_limit(2**31 - 1)  # rows that are too long for a model are counted later, not refused here
     rows = list(csv.DictReader(io.StringIO(decode(stream), newline=""), strict=True))
     for number, row in enumerate(rows, 1):
         if None in row or None in row.values():

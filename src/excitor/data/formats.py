@@ -88,7 +88,19 @@ def _text(row: Row, column: str, *, absent: str | None = None) -> str:
         return absent
     if not isinstance(value, str):
         raise ExcitorError(f"'{column}' must be text, got {_describe(value)}")
-    return value
+    return valid_text(value, f"'{column}'")
+
+
+def valid_text(text: str, where: str) -> str:
+    """Refuse half a character (a lone surrogate): JSON can hold one, such as half an emoji; UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ExcitorError(
+            f"{where} holds half a character ({text[error.start]!r} at position {error.start}), as is left where text "
+            "was cut in the middle of an emoji: take it out"
+        ) from None
+    return text
 
 
 def _describe(value: Any) -> str:
@@ -106,7 +118,7 @@ def _content(message: Mapping[str, Any], key: str, where: str, *, is_answer: boo
         value = "".join(_text(part, "text") for part in value)
     if not isinstance(value, str):
         raise ExcitorError(f"{where}: '{key}' must be text or a list of text parts, got {_describe(value)}")
-    return value
+    return valid_text(value, f"{where}: '{key}'")
 
 
 def _messages(

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import ExcitorError
 from .files import READERS, decode, suffix_of
-from .formats import Row
+from .formats import Row, valid_text
 from .sources import column_names, read_source
 from .templates import adds_bos
 
@@ -64,6 +64,8 @@ def _documents(paths: Sequence[str], tokenizer: PreTrainedTokenizerBase, size: i
             if "text" not in columns:
                 raise ExcitorError(f"{name}: expected a column 'text', found {', '.join(columns[:20])}")
             texts = [row["text"] if isinstance(row.get("text"), str) else "" for row in cast(Sequence[Row], rows)]
+            for number, text in enumerate(texts, 1):
+                valid_text(text, f"{name}, row {number}: 'text'")
             yield from _joined(texts, tokenizer, size) if suffix_of(Path(name)) == ".txt" else texts
 
 

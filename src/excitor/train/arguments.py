@@ -282,6 +282,9 @@ class TrainArguments(Arguments):
         yield from self._at_least(1, "r", "top_layers", "vision_rank")
         yield from self._at_least(1 if self.num_local_prompts == 0 and not self.vision_model else 0, "num_prompts")
         yield from self._at_least(0, "weight_decay", "gate_init_std", "prompt_init_std")
+        for name in ("data", "retain", "replay", "images"):
+            if isinstance(getattr(self, name), str):
+                yield f"{flag(name)} must be a list of files, got the text {getattr(self, name)!r}: put it in a list."
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

@@ -15,9 +15,13 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from excitor.errors import NonFiniteError
-from excitor.layer import ExcitorLayer, gates
+from excitor.layer import ExcitorLayer
+from excitor.strength import gates
 
 
+OVERFLOWS = (
+    20  # logged steps of fp16 in a row whose gradient overflows: the scale begins at 2^16 and is halved each time
+)
 _PEFT_PREFIX = "base_model.model."  # layers are written by their name in the base
 
 
@@ -25,7 +29,8 @@ class MetricsLog(TrainerCallback):
     """Writes one JSON line a logged step, and stops a run whose loss is no number any more.
 
     A line holds ``step``, ``loss`` (mean over the steps since the last line, nats per supervised token),
-    ``learning_rate``, ``grad_norm`` (before clipping), ``tokens`` (read so far, without padding),
+    ``learning_rate``, ``grad_norm`` (before clipping; None in a step of fp16 that overflowed and was
+    skipped), ``tokens`` (read so far, without padding),
     ``tokens_per_second``, ``data_share`` (of the time since the last line, the part spent waiting for batches),
     ``padding`` (of the positions of those batches, the share without a token; these two are of this process) and
     ``gates`` (mean |gate| of each layer by its name; empty for other methods than Excitor).
@@ -39,18 +44,27 @@ class MetricsLog(TrainerCallback):
         self._file: TextIO | None = None
         self._tokens = 0
         self._time = 0.0
+        self._overflows = 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Open the file and start the clock."""
         self._file = self.path.open("a", encoding="utf-8")
         self._tokens, self._time = state.num_input_tokens_seen, time.perf_counter()
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        """Log the last step, whatever ``logging_steps`` is: the summary of the run ends with it."""
+        control.should_log |= state.global_step >= state.max_steps
+
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Write a line."""
         logs: dict[str, float] = kwargs["logs"]
         if self._file is None or "loss" not in logs:  # the summary at the end
             return
-        if not math.isfinite(logs["loss"]) or not math.isfinite(logs["grad_norm"]):
+        # With fp16 a scaled gradient overflows now and then: the step is skipped, and the scale lowered.
+        overflow = args.fp16 and not math.isfinite(logs["grad_norm"])
+        self._overflows = self._overflows + 1 if overflow else 0
+        diverged = self._overflows > OVERFLOWS or not (overflow or math.isfinite(logs["grad_norm"]))
+        if diverged or not math.isfinite(logs["loss"]):
             raise NonFiniteError(
                 f"Training diverged at step {state.global_step}: the loss is {logs['loss']}, the gradient's norm "
                 f"{logs['grad_norm']}. Lower --learning-rate (now {args.learning_rate:g}), raise --warmup-ratio"
@@ -61,7 +75,7 @@ class MetricsLog(TrainerCallback):
             "step": state.global_step,
             "loss": logs["loss"],
             "learning_rate": logs["learning_rate"],
-            "grad_norm": logs["grad_norm"],
+            "grad_norm": None if overflow else logs["grad_norm"],
             "tokens": state.num_input_tokens_seen,
             "tokens_per_second": (state.num_input_tokens_seen - self._tokens) / (now - self._time),
             "data_share": logs["data_seconds"] / (now - self._time),

@@ -86,7 +86,13 @@ def open_folder(arguments: TrainArguments, environment: dict[str, Any]) -> Path 
     folder = Path(str(arguments.out))
     if arguments.resume:
         _check_same_run(folder, arguments, environment)
-        return _newest_checkpoint(folder)
+        checkpoint = _newest_checkpoint(folder)
+        if checkpoint is None and (folder / REPORT_FILE).exists():
+            raise ExcitorError(
+                f"The run in {folder} is finished, and its checkpoints are gone: there is nothing to resume. "
+                "--overwrite trains it again."
+            )
+        return checkpoint
     folder.mkdir(parents=True, exist_ok=True)
     if arguments.overwrite:
         for name in _RUN_FILES:

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from excitor.combined import CombinedConfig
 from excitor.config import ExcitorConfig
 from excitor.data import Encoded, encode_examples, load_examples, read_text
 from excitor.environment import describe_environment
@@ -109,10 +110,12 @@ def prepare(arguments: TrainArguments) -> Job:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = encoded.stop_token  # any token will do: padding is masked
     train, held_out = _split(encoded, arguments.eval_rows)
+    notes = examples.info.description, encoded.cache, _repeated(train, held_out)
     sources = [*arguments.data, *arguments.retain, *(split_weight(source)[0] for source in arguments.replay)]
     resolved = replace(
         arguments,
         max_length=max_length,
+        template=encoded.template,
         replay_length=replay_length if weights.on_replay else None,
         learning_rate=arguments.learning_rate or PRESETS[arguments.preset or "default"],
         precision=precision,
@@ -124,7 +127,7 @@ def prepare(arguments: TrainArguments) -> Job:
         arguments=resolved,
         method=method,
         tokenizer=tokenizer,
-        notes="\n".join(filter(None, (examples.info.description, encoded.cache))),
+        notes="\n".join(filter(None, notes)),
         encoded=encoded,
         train=train,
         held_out=held_out,
@@ -241,12 +244,13 @@ def _replay_length(wanted: int | None, max_length: int) -> int:
 
 def _check_weights(weights: Weights, method: PeftConfig) -> None:
     flags = ", ".join(f"--{name.replace('_', '-')}-weight" for name in weights.for_excitor_only)
-    if flags and not isinstance(method, ExcitorConfig):
+    parts = method.configs() if isinstance(method, CombinedConfig) else [method]
+    if flags and not any(isinstance(part, ExcitorConfig) for part in parts):
         raise ExcitorError(
             f"{flags}: only Excitor has such a loss, and --adapter-config names another method. Set it to 0; "
             "--kl-weight, --prompt-kl-weight and --hidden-drift-weight work with every method."
         )
-    if weights.gate and getattr(method, "gate", None) == "none":
+    if weights.gate and any(getattr(part, "gate", None) == "none" for part in parts):
         raise ExcitorError("--gate-weight needs gates, and --gate is none. Leave out one of the two.")
 
 
@@ -280,3 +284,13 @@ def _split(encoded: Encoded, wanted: int | None) -> tuple[Dataset, Dataset]:
         raise ExcitorError(f"--eval-rows {held_out} leaves none of {rows:,} usable rows to train on.")
     parts = encoded.dataset.train_test_split(test_size=held_out, seed=SPLIT_SEED)
     return parts["train"], parts["test"]
+
+
+def _repeated(train: Dataset, held_out: Dataset) -> str:
+    """A warning where rows to measure on are trained on as well; nothing otherwise."""
+    seen = set(map(tuple, train["input_ids"]))
+    count = sum(tuple(row) in seen for row in held_out["input_ids"])
+    return (
+        f"Caution: {count:,} of {len(held_out):,} held-out rows are trained on too, as the data repeats them."
+        * bool(count)
+    )
