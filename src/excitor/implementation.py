@@ -38,16 +38,6 @@ def as_written() -> bool:
     return torch.compiler.is_compiling() or chosen() == "eager"
 
 
-def check_sees() -> None:
-    """Refuse a choice that batches with pictures could not follow.
-
-    Raises:
-        ExcitorError: It is none of those that know visual prompts.
-    """
-    if chosen() in ("triton", "compile"):
-        raise ExcitorError(f"{VARIABLE}={chosen()} knows no pictures yet: auto and eager do.")
-
-
 def backend(folded: Folded, dtype: torch.dtype) -> Backend:
     """What computes the term of an adapter.
 
@@ -73,11 +63,12 @@ def backend(folded: Folded, dtype: torch.dtype) -> Backend:
 
 @functools.cache
 def _compiled() -> Backend:
-    return Backend(torch.compile(FOLDED.excited), torch.compile(FOLDED.gradients))
+    return Backend(*(torch.compile(function) for function in FOLDED))
 
 
 @functools.cache
 def _fused() -> Backend:
     from .kernels import launch
+    from .kernels.launch_seeing import term_seeing
 
-    return Backend(launch.excited, launch.gradients)
+    return Backend(launch.excited, launch.gradients, term_seeing)

@@ -15,7 +15,7 @@ from .fold_cache import FoldCache
 from .folded import Folded
 from .functional import Prompts
 from .generator import PromptGenerator, PromptMLP, PromptTable
-from .implementation import as_written, backend, check_sees
+from .implementation import as_written, backend
 from .mixed_batch import by_row
 from .placement import InProjection, Placement
 from .processor import PromptProcessor
@@ -227,21 +227,22 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
     def _term_seeing(self, adapter_name: str, x: Tensor, pictures: Pictures) -> Tensor:
         """The term where the batch comes with pictures."""
         generator, processor = self.parts(adapter_name)
-        check_sees()
         maps, rows = cast(VisualPrompts, self.excitor_visual[adapter_name]), x.flatten(1, -2)
 
-        def written(rows: Tensor) -> Tensor:
-            return processor.term(rows, generator, pictures.prompts(maps, len(x)))
+        def term(rows: Tensor) -> Tensor:
+            learnable = self._folded(adapter_name, generator, processor)
+            visual = pictures.folded(maps, processor, len(x))
+            own = backend(learnable, x.dtype)
+            return adapter_term_seeing(rows, processor.A, learnable, visual, own)
 
         if as_written():
-            term = written(rows)
+            out = processor.term(rows, generator, pictures.prompts(maps, len(x)))
         elif torch.is_grad_enabled():
             # What is kept of every token for every feature would be many times the layer's input.
-            term = cast(Tensor, checkpoint(written, rows, use_reentrant=False, preserve_rng_state=False))
+            out = cast(Tensor, checkpoint(term, rows, use_reentrant=False, preserve_rng_state=False))
         else:
-            folded = pictures.folded(maps, processor, len(x))
-            term = adapter_term_seeing(rows, processor.A, self._folded(adapter_name, generator, processor), folded)
-        return term.unflatten(1, x.shape[1:-1])
+            out = term(rows)
+        return out.unflatten(1, x.shape[1:-1])
 
     def _acts(self, adapter_name: str) -> bool:
         """Whether an adapter has prompts at all: one of visual prompts alone has none where there is no picture."""

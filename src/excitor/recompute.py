@@ -20,11 +20,13 @@ class Backend(NamedTuple):
 
     ``excited`` takes z, what the adapter folds to, the key, ``(N, G * d)``, and its dtype; it returns the key with the
     term added in that dtype, or the term alone where there is no key. ``gradients`` is
-    :func:`excitor.folded.folded_gradients` or gives the same.
+    :func:`excitor.folded.folded_gradients` or gives the same. ``seeing`` is that to
+    :func:`excitor.folded_pictures.folded_term_seeing`, differentiable, and is also given the dtype of the layer's input.
     """
 
     excited: Callable[[Tensor, Folded, Tensor | None, torch.dtype], Tensor]
     gradients: Callable[[tuple[bool, ...], Tensor, Folded, Tensor], tuple[Tensor | None, ...]]
+    seeing: Callable[[Tensor, Folded, FoldedPictures, torch.dtype], Tensor]
 
 
 def excited(z: Tensor, folded: Folded, key: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -33,7 +35,12 @@ def excited(z: Tensor, folded: Folded, key: Tensor | None, dtype: torch.dtype) -
     return term if key is None else key + term
 
 
-FOLDED = Backend(excited, folded_gradients)
+def seeing(z: Tensor, folded: Folded, pictures: FoldedPictures, dtype: torch.dtype) -> Tensor:
+    """See :class:`Backend`; products are exact in fp32, whatever the dtype."""
+    return folded_term_seeing(z, folded, pictures)
+
+
+FOLDED = Backend(excited, folded_gradients, seeing)
 
 
 def adapter_term(x: Tensor, a: Tensor, folded: Folded, key: Tensor | None = None, backend: Backend = FOLDED) -> Tensor:
@@ -65,14 +72,17 @@ def adapter_term(x: Tensor, a: Tensor, folded: Folded, key: Tensor | None = None
         return _run(x, a, folded, key, dtype, backend)[0]
 
 
-def adapter_term_seeing(x: Tensor, a: Tensor, folded: Folded, pictures: FoldedPictures) -> Tensor:
-    """The same for tokens that see pictures, without gradients.
+def adapter_term_seeing(
+    x: Tensor, a: Tensor, folded: Folded, pictures: FoldedPictures, backend: Backend = FOLDED
+) -> Tensor:
+    """The same for tokens that see pictures; differentiable, and autograd keeps what it does of all this.
 
     Args:
         x: ``(B, M, C)``.
         a: As above.
         folded: As above.
         pictures: The visual prompts of each row.
+        backend: As above.
 
     Returns:
         ``(B, M, G * d)`` in A's dtype.
@@ -80,7 +90,7 @@ def adapter_term_seeing(x: Tensor, a: Tensor, folded: Folded, pictures: FoldedPi
     dtype = autocast_dtype(x.device) or a.dtype
     with without_autocast(x.device):
         z = (x.to(dtype) @ a.to(dtype)).to(folded.values.dtype)
-        return folded_term_seeing(z, folded, pictures).to(a.dtype)
+        return backend.seeing(z, folded, pictures, dtype if x.dtype == a.dtype else x.dtype).to(a.dtype)
 
 
 def _run(

@@ -61,7 +61,7 @@ def gradients(needed: tuple[bool, ...], z: Tensor, folded: Folded, grad: Tensor)
         shares = z, *(None if t is None else torch.zeros_like(t) for t in folded[:3])
         return tuple(share if need else None for need, share in zip(needed, shares, strict=True))
     tokens, sizes = _sizes(z, folded, grad.dtype)
-    chunks = min(_blocks(z, tokens), max(1, _programs(z.device) // heads))
+    chunks = min(_blocks(z, tokens), max(1, programs(z.device) // heads))
     z_grad = z.new_empty(heads, *z.shape)
     scores_grad = z.new_empty(chunks, *folded.scores.shape)
     values_grad = z.new_empty(chunks, *folded.values.shape)
@@ -93,9 +93,7 @@ def _sizes(z: Tensor, folded: Folded, dtype: torch.dtype) -> tuple[int, dict[str
     """Tokens of a block, and compile-time constants of both kernels."""
     heads, _, head_dim = folded.values.shape
     ranks, rows, features = tile(folded)
-    # Scores of half-precision keys may be rounded to 10 bits: 7 or 10 are left of the key in the end.
-    exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-    tokens = 16 if exact or len(z) <= 16 else 64  # exact products are made in registers, which hold no more
+    tokens, precision = block_of_tokens(len(z), dtype)
     return tokens, {
         "HEADS": heads,
         "PROMPTS": folded.num_prompts,
@@ -107,7 +105,7 @@ def _sizes(z: Tensor, folded: Folded, dtype: torch.dtype) -> tuple[int, dict[str
         "R": ranks,
         "J": rows,
         "D": features,
-        "PRECISION": "ieee" if exact or torch.version.hip else "tf32",
+        "PRECISION": precision,
         "OPERAND": tl.float32 if interpreted() else _OPERANDS[dtype],
         "num_warps": 4,
     }
@@ -117,7 +115,15 @@ def _blocks(z: Tensor, tokens: int) -> int:
     return -(-len(z) // tokens)
 
 
-def _programs(device: torch.device) -> int:
+def block_of_tokens(count: int, dtype: torch.dtype) -> tuple[int, str]:
+    """Tokens of a block, where there are so many, and the precision of products for keys of a dtype."""
+    # Scores of half-precision keys may be rounded to 10 bits: 7 or 10 are left of the key in the end.
+    exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    tokens = 16 if exact or count <= 16 else 64  # exact products are made in registers, which hold no more
+    return tokens, "ieee" if exact or torch.version.hip else "tf32"
+
+
+def programs(device: torch.device) -> int:
     """How many programs keep the device busy: two per multiprocessor."""
     if device.type != "cuda":
         return 4
