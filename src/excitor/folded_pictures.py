@@ -1,4 +1,4 @@
-"""The term on the keys of tokens that see pictures, for inference: as :mod:`excitor.folded`, with prompts a row."""
+"""The term on the keys of tokens that see pictures: as :mod:`excitor.folded`, with prompts of each row besides."""
 
 import math
 from typing import NamedTuple
@@ -31,7 +31,8 @@ def fold_pictures(b: Tensor, prompts: Prompts, gate: Tensor | None, *, temperatu
         gate: ``(G,)`` or ``(1,)``; None for 1.
         temperature: Of the softmax.
     """
-    keys, values = prompts.keys[:, 0].transpose(1, 2), prompts.values[:, 0].transpose(1, 2)  # (B, G, T, d)
+    # (B, G, T, d); autocast may have made them in a lower precision than B has.
+    keys, values = (made[:, 0].transpose(1, 2).to(b.dtype) for made in prompts[:2])
     up = split_heads(b, keys.shape[1]).transpose(0, 1)  # (G, r, d)
     scores = up @ keys.transpose(2, 3) / (temperature * math.sqrt(keys.shape[-1]))  # (B, G, r, T)
     if gate is not None:

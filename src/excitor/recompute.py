@@ -20,13 +20,15 @@ class Backend(NamedTuple):
 
     ``excited`` takes z, what the adapter folds to, the key, ``(N, G * d)``, and its dtype; it returns the key with the
     term added in that dtype, or the term alone where there is no key. ``gradients`` is
-    :func:`excitor.folded.folded_gradients` or gives the same. ``seeing`` is that to
-    :func:`excitor.folded_pictures.folded_term_seeing`, differentiable, and is also given the dtype of the layer's input.
+    :func:`excitor.folded.folded_gradients` or gives the same.
+
+    ``seeing`` is the first for tokens that see pictures: it takes z and the key by row, ``(B, M, ...)``, and the
+    visual prompts before the key. It is differentiable by itself where there is no key.
     """
 
     excited: Callable[[Tensor, Folded, Tensor | None, torch.dtype], Tensor]
     gradients: Callable[[tuple[bool, ...], Tensor, Folded, Tensor], tuple[Tensor | None, ...]]
-    seeing: Callable[[Tensor, Folded, FoldedPictures, torch.dtype], Tensor]
+    seeing: Callable[[Tensor, Folded, FoldedPictures, Tensor | None, torch.dtype], Tensor]
 
 
 def excited(z: Tensor, folded: Folded, key: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -35,9 +37,10 @@ def excited(z: Tensor, folded: Folded, key: Tensor | None, dtype: torch.dtype) -
     return term if key is None else key + term
 
 
-def seeing(z: Tensor, folded: Folded, pictures: FoldedPictures, dtype: torch.dtype) -> Tensor:
-    """See :class:`Backend`; products are exact in fp32, whatever the dtype."""
-    return folded_term_seeing(z, folded, pictures)
+def seeing(z: Tensor, folded: Folded, pictures: FoldedPictures, key: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """See :class:`Backend`."""
+    term = folded_term_seeing(z, folded, pictures).to(dtype)
+    return term if key is None else key + term
 
 
 FOLDED = Backend(excited, folded_gradients, seeing)
@@ -73,24 +76,34 @@ def adapter_term(x: Tensor, a: Tensor, folded: Folded, key: Tensor | None = None
 
 
 def adapter_term_seeing(
-    x: Tensor, a: Tensor, folded: Folded, pictures: FoldedPictures, backend: Backend = FOLDED
+    x: Tensor,
+    a: Tensor,
+    folded: Folded,
+    pictures: FoldedPictures,
+    key: Tensor | None,
+    dtype: torch.dtype,
+    backend: Backend = FOLDED,
 ) -> Tensor:
-    """The same for tokens that see pictures; differentiable, and autograd keeps what it does of all this.
+    """The same for tokens that see pictures. It keeps what autograd wants: to be run within a checkpoint.
 
     Args:
-        x: ``(B, M, C)``.
+        x: ``(B, ..., C)``.
         a: As above.
         folded: As above.
         pictures: The visual prompts of each row.
-        backend: As above.
+        key: ``(B, ..., G * d)`` in ``dtype``, to add the term to where no gradients flow.
+        dtype: Of the result.
+        backend: Computes it.
 
     Returns:
-        ``(B, M, G * d)`` in A's dtype.
+        ``(B, ..., G * d)``.
     """
-    dtype = autocast_dtype(x.device) or a.dtype
+    product = autocast_dtype(x.device) or a.dtype
+    rows = None if key is None else key.flatten(1, -2)
     with without_autocast(x.device):
-        z = (x.to(dtype) @ a.to(dtype)).to(folded.values.dtype)
-        return backend.seeing(z, folded, pictures, dtype if x.dtype == a.dtype else x.dtype).to(a.dtype)
+        z = (x.flatten(1, -2).to(product) @ a.to(product)).to(folded.values.dtype)
+        out = backend.seeing(z, folded, pictures, rows, dtype)
+    return out.view(*x.shape[:-1], out.shape[-1])
 
 
 def _run(

@@ -1,133 +1,185 @@
-"""Runs the kernels of :mod:`.seeing` on tensors."""
+"""Runs the kernels of :mod:`.seeing` on tensors, for autograd too."""
 
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..folded import Folded
-from ..folded_pictures import FoldedPictures
-from .launch import block_of_tokens, programs
-from .seeing import forward_kernel, picture_backward_kernel, token_backward_kernel
-from .support import tile
+from ..folded_pictures import FoldedPictures, folded_term_seeing
+from .launch import blocks, inputs, programs, sizes
+from .seeing import backward_kernel, forward_kernel, visual_backward_kernel
+from .support import visual_tile
 
 
-# Type checkers take kernels for the functions they were made of, which nobody calls.
-_FORWARD, _OF_TOKENS, _OF_PICTURES = (
-    cast(Any, kernel) for kernel in (forward_kernel, token_backward_kernel, picture_backward_kernel)
-)
+_FORWARD, _BACKWARD = cast(Any, forward_kernel), cast(Any, backward_kernel)
+_VISUAL_BACKWARD = cast(Any, visual_backward_kernel)
+_OF_VISUAL_PROMPTS = ("HEADS", "RANK", "HEAD_DIM", "MASK", "T", "R", "D", "V", "PRECISION", "OPERAND", "num_warps")
 
 
-def term_seeing(z: Tensor, folded: Folded, pictures: FoldedPictures, dtype: torch.dtype) -> Tensor:
-    """:func:`excitor.folded_pictures.folded_term_seeing` in one kernel forward and two backward.
-
-    Kept for the backward pass are the arguments, the result and a number a token and head. A second differentiation
-    raises ``RuntimeError``.
+def excited(z: Tensor, folded: Folded, pictures: FoldedPictures, key: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The key with the gated term added in its own dtype, or the term alone; in one kernel.
 
     Args:
-        z: ``(B, M, r)``, fp32, as all tensors here.
-        folded: The learnable prompts; there may be none.
-        pictures: The visual ones.
-        dtype: Of the layer's input: products are exact where it is fp32, as in :mod:`.launch`.
+        z: Low-rank features, ``(B, M, r)``, fp32.
+        folded: The learnable prompts, fp32; there may be none.
+        pictures: The visual ones, fp32.
+        key: ``(B, M, G * d)`` in ``dtype``; None for the term alone, which is differentiable.
+        dtype: Of the result, fp32, bf16 or fp16.
 
     Returns:
-        ``(B, M, G * d)``, fp32.
+        ``(B, M, G * d)``.
     """
-    mask = None if pictures.mask is None else pictures.mask.to(z.device, torch.uint8)
-    return cast(Tensor, _Seeing.apply(z, *folded[:3], *pictures[:2], mask, folded[3:], dtype))
+    if key is None and torch.is_grad_enabled():
+        tensors = z, *folded[:3], *pictures
+        if any(t is not None and t.requires_grad for t in tensors):
+            return cast(Tensor, _Seen.apply(*tensors, folded[3:], dtype))
+    return forward(z, folded, pictures, key, dtype)[0]
 
 
-class _Seeing(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        z: Tensor,
-        scores: Tensor,
-        values: Tensor,
-        null_bias: Tensor | None,
-        seen_scores: Tensor,
-        seen_values: Tensor,
-        seen_mask: Tensor | None,
-        counts: tuple[int, int],
-        dtype: torch.dtype,
-    ) -> Tensor:
-        heads, _, head_dim = values.shape
-        given = [
-            None if t is None else t.contiguous() for t in (z, scores, values, null_bias, seen_scores, seen_values)
-        ]
-        out = torch.empty(*z.shape[:2], heads * head_dim, dtype=z.dtype, device=z.device)
-        lse = torch.empty(*z.shape[:2], heads, dtype=z.dtype, device=z.device)
-        if out.numel():
-            blocks, sizes = _sizes(z, Folded(scores, values, null_bias, *counts), seen_mask, dtype)
-            with torch.cuda.device_of(z):  # Triton launches on the current device
-                _FORWARD[(blocks * heads,)](
-                    out, lse, *_pointers(*given, seen_mask), z.shape[1], seen_values.shape[2], **sizes
-                )
-        ctx.save_for_backward(*given, seen_mask, out, lse)
-        ctx.counts, ctx.dtype = counts, dtype
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *given, seen_mask, out, lse = ctx.saved_tensors
-        z, scores, values, null_bias, seen_scores, seen_values = given
-        needed = ctx.needs_input_grad[:6]
-        heads, _, head_dim = values.shape
-        if not out.numel():
-            return *(None if t is None else torch.zeros_like(t) for t in given), None, None, None
-        grad = grad.to(z.dtype).contiguous()
-        mean = (grad * out).view(*lse.shape, head_dim).sum(-1)
-        blocks, sizes = _sizes(z, Folded(scores, values, null_bias, *ctx.counts), seen_mask, ctx.dtype)
-        length, count = z.shape[1], seen_values.shape[2]
-        pictures = _pointers(seen_scores, seen_values, seen_mask)
-        found: list[Tensor | None] = [None] * 6
-        with torch.cuda.device_of(z):
-            if any(needed[:4]):
-                chunks = min(blocks, max(1, programs(z.device) // heads))
-                shares = [z.new_empty(heads, *z.shape), *(z.new_empty(chunks, *t.shape) for t in (scores, values))]
-                null_share = None if null_bias is None else z.new_empty(chunks, heads)
-                _OF_TOKENS[(chunks * heads,)](
-                    *(grad, lse, mean, *_pointers(*given[:4]), *pictures, *_pointers(*shares, null_share)),
-                    *(len(z) * length, length, count, blocks, chunks),
-                    **sizes,
-                )
-                found[:4] = [None if share is None else share.sum(0) for share in (*shares, null_share)]
-            if any(needed[4:]) and count:
-                found[4:] = torch.empty_like(seen_scores), torch.empty_like(seen_values)
-                tiles = -(-count // cast(int, sizes["V"]))
-                for name in ("PROMPTS", "LOCAL", "NULL", "J"):
-                    sizes.pop(name)
-                _OF_PICTURES[(len(z) * tiles * heads,)](
-                    grad, lse, mean, z, *pictures, *found[4:], length, count, **sizes
-                )
-        return *(share if need else None for need, share in zip(needed, found, strict=True)), None, None, None
-
-
-def _pointers(first: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
-    """All of them; the first in place of those that are not there, and are not read."""
-    return first, *(first if tensor is None else tensor for tensor in others)
-
-
-def _sizes(z: Tensor, folded: Folded, seen_mask: Tensor | None, dtype: torch.dtype) -> tuple[int, dict[str, object]]:
-    """Number of blocks of tokens, and compile-time constants of the kernels."""
+def forward(
+    z: Tensor,
+    folded: Folded,
+    pictures: FoldedPictures,
+    key: Tensor | None,
+    dtype: torch.dtype,
+    *,
+    keep: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The result of :func:`excited`, and with ``keep`` what :func:`gradients` needs, ``(G, B * M)`` in fp32."""
+    batch, length, _ = z.shape
     heads, _, head_dim = folded.values.shape
-    ranks, rows, features = tile(folded)
-    tokens, precision = block_of_tokens(z.shape[1], dtype)
-    return len(z) * -(-z.shape[1] // tokens), {
-        "HEADS": heads,
-        "PROMPTS": folded.num_prompts,
-        "LOCAL": folded.num_local_prompts,
-        "RANK": z.shape[2],
-        "HEAD_DIM": head_dim,
-        "NULL": folded.null_bias is not None,
-        "MASK": seen_mask is not None,
-        "T": tokens,
-        "R": ranks,
-        "J": rows,
-        "D": features,
-        "V": 32 if features > 64 else 64,
-        "PRECISION": precision,
-        "num_warps": 4,
-    }
+    out = torch.empty(batch, length, heads * head_dim, dtype=dtype, device=z.device)
+    denominator = z.new_empty(heads, batch * length) if keep else z  # a pointer that is not written
+    if not batch * length:
+        return out, denominator
+    tokens, constants = _sizes(length, folded, pictures, dtype)
+    with torch.cuda.device_of(z):
+        _FORWARD[(batch * blocks(length, tokens) * heads,)](
+            out,
+            denominator,
+            out if key is None else key.contiguous(),
+            *inputs(z, folded),
+            *_visual_inputs(pictures),
+            length,
+            pictures.values.shape[2],
+            batch * length,
+            ADD=key is not None,
+            KEEP=keep,
+            **constants,
+        )
+    return out, denominator
+
+
+def gradients(
+    z: Tensor, folded: Folded, pictures: FoldedPictures, term: Tensor, denominator: Tensor, grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of z, of the three tensors of ``folded`` and of scores and values of ``pictures``.
+
+    A kernel goes over the tokens and writes the shares of heads and of chunks of tokens, which are then added up in a
+    fixed order; another goes over the visual prompts, each of which belongs to one program.
+
+    Args:
+        z: As in :func:`excited`.
+        folded: As in :func:`excited`.
+        pictures: As in :func:`excited`.
+        term: From :func:`forward`, without a key.
+        denominator: From :func:`forward`.
+        grad: ``(B, M, G * d)`` in the dtype of the term.
+    """
+    batch, length, _ = z.shape
+    heads, count = pictures.values.shape[1:3]
+    if not batch * length:
+        tensors = z, *folded[:3], *pictures[:2]
+        return tuple(None if t is None else torch.zeros_like(t) for t in tensors)
+    tokens, constants = _sizes(length, folded, pictures, grad.dtype)
+    num_blocks = batch * blocks(length, tokens)
+    chunks = min(num_blocks, max(1, programs(z.device) // heads))
+    grad, visual = grad.contiguous(), _visual_inputs(pictures)
+    mean = torch.empty_like(denominator)
+    z_grad = z.new_empty(heads, *z.shape)
+    scores_grad = z.new_empty(chunks, *folded.scores.shape)
+    values_grad = z.new_empty(chunks, *folded.values.shape)
+    null_grad = None if folded.null_bias is None else z.new_empty(chunks, heads)
+    visual_scores_grad, visual_values_grad = torch.empty_like(visual[0]), torch.empty_like(visual[1])
+    with torch.cuda.device_of(z):
+        _BACKWARD[(chunks * heads,)](
+            grad,
+            term.contiguous(),
+            denominator,
+            *inputs(z, folded),
+            *visual,
+            mean,
+            z_grad,
+            scores_grad,
+            values_grad,
+            z_grad if null_grad is None else null_grad,
+            length,
+            count,
+            batch * length,
+            num_blocks,
+            chunks,
+            **constants,
+        )
+        if count:
+            num_tiles = blocks(count, cast(int, constants["V"]))
+            _VISUAL_BACKWARD[(batch * num_tiles * heads,)](
+                grad,
+                mean,
+                denominator,
+                z.contiguous(),
+                *visual,
+                visual_scores_grad,
+                visual_values_grad,
+                length,
+                count,
+                batch * length,
+                num_tiles,
+                **{name: constants[name] for name in _OF_VISUAL_PROMPTS},
+            )
+    shares = z_grad, scores_grad, values_grad, null_grad
+    return *(None if share is None else share.sum(0) for share in shares), visual_scores_grad, visual_values_grad
+
+
+def _visual_inputs(pictures: FoldedPictures) -> tuple[Tensor, ...]:
+    scores, values = pictures.scores.contiguous(), pictures.values.contiguous()
+    if pictures.mask is None:
+        return scores, values, scores  # a pointer that is not read
+    return scores, values, pictures.mask.contiguous().view(torch.uint8)
+
+
+def _sizes(length: int, folded: Folded, pictures: FoldedPictures, dtype: torch.dtype) -> tuple[int, dict[str, object]]:
+    """Tokens of a block, and compile-time constants."""
+    tokens, constants = sizes(length, folded, dtype)
+    return tokens, constants | {"MASK": pictures.mask is not None, "V": visual_tile(folded)}
+
+
+class _Seen(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        *tensors, counts, dtype = arguments
+        folded, pictures = _parts(tensors, counts)
+        term, denominator = forward(tensors[0], folded, pictures, None, dtype, keep=True)
+        ctx.save_for_backward(*tensors, term, denominator)
+        ctx.counts = counts
+        return term
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, term, denominator = ctx.saved_tensors
+        folded, pictures = _parts(tensors, ctx.counts)
+        needed = ctx.needs_input_grad[:6]
+        if torch.is_grad_enabled():  # someone will differentiate again, by autograd's own formulas
+            term = folded_term_seeing(tensors[0], folded, pictures)
+            wanted = [tensor for tensor, need in zip(tensors, needed, strict=False) if need]
+            found = iter(torch.autograd.grad(term, wanted, grad.to(term.dtype), create_graph=True, allow_unused=True))
+            own = [next(found) if need else None for need in needed]
+        else:
+            made = gradients(tensors[0], folded, pictures, term, denominator, grad)
+            own = [gradient if need else None for gradient, need in zip(made, needed, strict=True)]
+        return *own, None, None, None
+
+
+def _parts(tensors: Any, counts: tuple[int, int]) -> tuple[Folded, FoldedPictures]:
+    _, scores, values, null_bias, *pictures = tensors
+    return Folded(scores, values, null_bias, *counts), FoldedPictures(*pictures)
