@@ -66,13 +66,11 @@ def backend(folded: Folded, dtype: torch.dtype, *, sees: bool = False) -> Backen
 
 @functools.cache
 def _compiled() -> Backend:
-    # What is checkpointed has to find the same graph again: no second one for sizes that were met more than once.
-    seeing = torch.compile(FOLDED.seeing, dynamic=True)
-    return Backend(torch.compile(FOLDED.excited), torch.compile(FOLDED.gradients), seeing)
+    return Backend(*(torch.compile(function) for function in FOLDED))
 
 
 @functools.cache
 def _fused() -> Backend:
     from .kernels import launch, launch_seeing
 
-    return Backend(launch.excited, launch.gradients, launch_seeing.excited)
+    return Backend(launch.excited, launch.gradients, launch_seeing.excited, launch_seeing.gradients)

@@ -19,7 +19,8 @@ from .implementation import as_written, backend
 from .mixed_batch import by_row
 from .placement import InProjection, Placement
 from .processor import PromptProcessor
-from .recompute import adapter_term, adapter_term_seeing
+from .recompute import adapter_term
+from .recompute_pictures import adapter_term_seeing
 from .rope import Rotation
 from .start import randomize, silence
 from .visual import Pictures, VisualPrompts, seen

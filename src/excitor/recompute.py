@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .folded import Folded, folded_gradients, folded_term
-from .folded_pictures import FoldedPictures, folded_term_seeing
+from .folded_pictures import FoldedPictures, folded_gradients_seeing, folded_term_seeing
 from .precision import autocast_dtype, without_autocast
 
 
@@ -23,12 +23,14 @@ class Backend(NamedTuple):
     :func:`excitor.folded.folded_gradients` or gives the same.
 
     ``seeing`` is the first for tokens that see pictures: it takes z and the key by row, ``(B, M, ...)``, and the
-    visual prompts before the key. It is differentiable by itself where there is no key.
+    visual prompts before the key. It also returns what ``seeing_gradients`` wants besides the term, see
+    :func:`excitor.folded_pictures.folded_gradients_seeing`.
     """
 
     excited: Callable[[Tensor, Folded, Tensor | None, torch.dtype], Tensor]
     gradients: Callable[[tuple[bool, ...], Tensor, Folded, Tensor], tuple[Tensor | None, ...]]
-    seeing: Callable[[Tensor, Folded, FoldedPictures, Tensor | None, torch.dtype], Tensor]
+    seeing: Callable[[Tensor, Folded, FoldedPictures, Tensor | None, torch.dtype], tuple[Tensor, Tensor]]
+    seeing_gradients: Callable[[Tensor, Folded, FoldedPictures, Tensor, Tensor, Tensor], tuple[Tensor | None, ...]]
 
 
 def excited(z: Tensor, folded: Folded, key: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -37,13 +39,16 @@ def excited(z: Tensor, folded: Folded, key: Tensor | None, dtype: torch.dtype) -
     return term if key is None else key + term
 
 
-def seeing(z: Tensor, folded: Folded, pictures: FoldedPictures, key: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """See :class:`Backend`."""
-    term = folded_term_seeing(z, folded, pictures).to(dtype)
-    return term if key is None else key + term
+def seeing(
+    z: Tensor, folded: Folded, pictures: FoldedPictures, key: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """See :class:`Backend`; differentiable."""
+    term, weights = folded_term_seeing(z, folded, pictures)
+    term = term.to(dtype)
+    return term if key is None else key + term, weights
 
 
-FOLDED = Backend(excited, folded_gradients, seeing)
+FOLDED = Backend(excited, folded_gradients, seeing, folded_gradients_seeing)
 
 
 def adapter_term(x: Tensor, a: Tensor, folded: Folded, key: Tensor | None = None, backend: Backend = FOLDED) -> Tensor:
@@ -73,37 +78,6 @@ def adapter_term(x: Tensor, a: Tensor, folded: Folded, key: Tensor | None = None
         return _run(x, a, folded, key, dtype, backend)[0]
     with without_autocast(x.device):
         return _run(x, a, folded, key, dtype, backend)[0]
-
-
-def adapter_term_seeing(
-    x: Tensor,
-    a: Tensor,
-    folded: Folded,
-    pictures: FoldedPictures,
-    key: Tensor | None,
-    dtype: torch.dtype,
-    backend: Backend = FOLDED,
-) -> Tensor:
-    """The same for tokens that see pictures. It keeps what autograd wants: to be run within a checkpoint.
-
-    Args:
-        x: ``(B, ..., C)``.
-        a: As above.
-        folded: As above.
-        pictures: The visual prompts of each row.
-        key: ``(B, ..., G * d)`` in ``dtype``, to add the term to where no gradients flow.
-        dtype: Of the result.
-        backend: Computes it.
-
-    Returns:
-        ``(B, ..., G * d)``.
-    """
-    product = autocast_dtype(x.device) or a.dtype
-    rows = None if key is None else key.flatten(1, -2)
-    with without_autocast(x.device):
-        z = (x.flatten(1, -2).to(product) @ a.to(product)).to(folded.values.dtype)
-        out = backend.seeing(z, folded, pictures, rows, dtype)
-    return out.view(*x.shape[:-1], out.shape[-1])
 
 
 def _run(

@@ -21,7 +21,7 @@ from excitor.kernels import launch, launch_seeing
 
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-TRITON = Backend(launch.excited, launch.gradients, launch_seeing.excited)
+TRITON = Backend(launch.excited, launch.gradients, launch_seeing.excited, launch_seeing.gradients)
 # Largest error of any number, of the largest there is: rounding of the result, of the operands, and of tf32 on a GPU.
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 SWITCHES = [

@@ -1,4 +1,4 @@
-"""Runs the kernels of :mod:`.seeing` on tensors, for autograd too."""
+"""Runs the kernels of :mod:`.seeing` on tensors."""
 
 from typing import Any, cast
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..folded import Folded
-from ..folded_pictures import FoldedPictures, folded_term_seeing
+from ..folded_pictures import FoldedPictures
 from .launch import blocks, inputs, programs, sizes
 from .seeing import backward_kernel, forward_kernel, visual_backward_kernel
 from .support import visual_tile
@@ -17,40 +17,25 @@ _VISUAL_BACKWARD = cast(Any, visual_backward_kernel)
 _OF_VISUAL_PROMPTS = ("HEADS", "RANK", "HEAD_DIM", "MASK", "T", "R", "D", "V", "PRECISION", "OPERAND", "num_warps")
 
 
-def excited(z: Tensor, folded: Folded, pictures: FoldedPictures, key: Tensor | None, dtype: torch.dtype) -> Tensor:
+def excited(
+    z: Tensor, folded: Folded, pictures: FoldedPictures, key: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """The key with the gated term added in its own dtype, or the term alone; in one kernel.
 
     Args:
         z: Low-rank features, ``(B, M, r)``, fp32.
         folded: The learnable prompts, fp32; there may be none.
         pictures: The visual ones, fp32.
-        key: ``(B, M, G * d)`` in ``dtype``; None for the term alone, which is differentiable.
+        key: ``(B, M, G * d)`` in ``dtype``; None for the term alone.
         dtype: Of the result, fp32, bf16 or fp16.
 
     Returns:
-        ``(B, M, G * d)``.
+        ``(B, M, G * d)``, and what :func:`gradients` needs, ``(G, B * M)`` in fp32.
     """
-    if key is None and torch.is_grad_enabled():
-        tensors = z, *folded[:3], *pictures
-        if any(t is not None and t.requires_grad for t in tensors):
-            return cast(Tensor, _Seen.apply(*tensors, folded[3:], dtype))
-    return forward(z, folded, pictures, key, dtype)[0]
-
-
-def forward(
-    z: Tensor,
-    folded: Folded,
-    pictures: FoldedPictures,
-    key: Tensor | None,
-    dtype: torch.dtype,
-    *,
-    keep: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """The result of :func:`excited`, and with ``keep`` what :func:`gradients` needs, ``(G, B * M)`` in fp32."""
     batch, length, _ = z.shape
     heads, _, head_dim = folded.values.shape
     out = torch.empty(batch, length, heads * head_dim, dtype=dtype, device=z.device)
-    denominator = z.new_empty(heads, batch * length) if keep else z  # a pointer that is not written
+    denominator = z.new_empty(heads, batch * length)
     if not batch * length:
         return out, denominator
     tokens, constants = _sizes(length, folded, pictures, dtype)
@@ -65,7 +50,6 @@ def forward(
             pictures.values.shape[2],
             batch * length,
             ADD=key is not None,
-            KEEP=keep,
             **constants,
         )
     return out, denominator
@@ -83,8 +67,8 @@ def gradients(
         z: As in :func:`excited`.
         folded: As in :func:`excited`.
         pictures: As in :func:`excited`.
-        term: From :func:`forward`, without a key.
-        denominator: From :func:`forward`.
+        term: From :func:`excited`, without a key.
+        denominator: From :func:`excited`.
         grad: ``(B, M, G * d)`` in the dtype of the term.
     """
     batch, length, _ = z.shape
@@ -152,34 +136,3 @@ def _sizes(length: int, folded: Folded, pictures: FoldedPictures, dtype: torch.d
     """Tokens of a block, and compile-time constants."""
     tokens, constants = sizes(length, folded, dtype)
     return tokens, constants | {"MASK": pictures.mask is not None, "V": visual_tile(folded)}
-
-
-class _Seen(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *tensors, counts, dtype = arguments
-        folded, pictures = _parts(tensors, counts)
-        term, denominator = forward(tensors[0], folded, pictures, None, dtype, keep=True)
-        ctx.save_for_backward(*tensors, term, denominator)
-        ctx.counts = counts
-        return term
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, term, denominator = ctx.saved_tensors
-        folded, pictures = _parts(tensors, ctx.counts)
-        needed = ctx.needs_input_grad[:6]
-        if torch.is_grad_enabled():  # someone will differentiate again, by autograd's own formulas
-            term = folded_term_seeing(tensors[0], folded, pictures)
-            wanted = [tensor for tensor, need in zip(tensors, needed, strict=False) if need]
-            found = iter(torch.autograd.grad(term, wanted, grad.to(term.dtype), create_graph=True, allow_unused=True))
-            own = [next(found) if need else None for need in needed]
-        else:
-            made = gradients(tensors[0], folded, pictures, term, denominator, grad)
-            own = [gradient if need else None for gradient, need in zip(made, needed, strict=True)]
-        return *own, None, None, None
-
-
-def _parts(tensors: Any, counts: tuple[int, int]) -> tuple[Folded, FoldedPictures]:
-    _, scores, values, null_bias, *pictures = tensors
-    return Folded(scores, values, null_bias, *counts), FoldedPictures(*pictures)

@@ -21,7 +21,7 @@ from .term import _factors, _features, _per_prompt, _prompt_scores, _scores, _to
 @triton.jit
 def forward_kernel(
     out_ptr,  # (B * M, G * d), any floating dtype: the key with its term, or the term alone
-    denominator_ptr,  # (G, B * M), fp32, written with KEEP: logarithm of the softmax's denominator
+    denominator_ptr,  # (G, B * M), fp32: logarithm of the softmax's denominator
     key_ptr,  # (B * M, G * d), in the dtype of out; read with ADD
     z_ptr,  # (B * M, r), fp32, as all that follows
     scores_ptr,  # (r, G * rows)
@@ -39,7 +39,6 @@ def forward_kernel(
     RANK: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     ADD: tl.constexpr,
-    KEEP: tl.constexpr,
     NULL: tl.constexpr,
     MASK: tl.constexpr,
     T: tl.constexpr,
@@ -91,9 +90,8 @@ def forward_kernel(
     if ADD:  # fp32 holds the sum of two halves: rounding it is what adding in their dtype would give
         term = (tl.load(key_ptr + at, mask=mask, other=0.0).to(tl.float32) + term.to(tl.float32)).to(dtype)
     tl.store(out_ptr + at, term, mask=mask)
-    if KEEP:
-        of_token = head.to(tl.int64) * num_tokens + tokens
-        tl.store(denominator_ptr + of_token, _finite(highest) + tl.log(total), mask=here)
+    of_token = head.to(tl.int64) * num_tokens + tokens
+    tl.store(denominator_ptr + of_token, _finite(highest) + tl.log(total), mask=here)
 
 
 @triton.jit
