@@ -70,14 +70,16 @@ def forward_kernel(
     while start < num_visual:  # not a range: its bounds upset Triton's interpreter under newer NumPy
         visual = start + tl.arange(0, V)
         there = _there(mask_ptr, row, visual, num_visual, MASK)
-        scores = _visual_scores(visual_scores_ptr, row, head, visual, there, num_visual, HEADS, RANK, R)
-        values = _visual_values(visual_values_ptr, row, head, visual, there, num_visual, HEADS, HEAD_DIM, D)
-        seen = tl.where(there[None, :], tl.dot(z, scores, input_precision=PRECISION), float("-inf"))
+        visual_scores = _visual_scores(visual_scores_ptr, row, head, visual, there, num_visual, HEADS, RANK, R)
+        visual_values = _visual_values(visual_values_ptr, row, head, visual, there, num_visual, HEADS, HEAD_DIM, D)
+        seen = tl.where(there[None, :], tl.dot(z, visual_scores, input_precision=PRECISION), float("-inf"))
         higher = tl.maximum(highest, tl.max(seen, 1))
-        weights = tl.exp(seen - _finite(higher)[:, None])
+        seen_weights = tl.exp(seen - _finite(higher)[:, None])
         shrink = tl.exp(highest - _finite(higher))
-        total = total * shrink + tl.sum(weights, 1)
-        added = tl.dot(weights.to(dtype).to(OPERAND), values.to(dtype).to(OPERAND), input_precision=PRECISION)
+        total = total * shrink + tl.sum(seen_weights, 1)
+        added = tl.dot(
+            seen_weights.to(dtype).to(OPERAND), visual_values.to(dtype).to(OPERAND), input_precision=PRECISION
+        )
         term = term * shrink[:, None] + added
         highest = higher
         start += V
@@ -183,12 +185,12 @@ def backward_kernel(
         while start < num_visual:
             visual = start + tl.arange(0, V)
             there = _there(mask_ptr, row, visual, num_visual, MASK)
-            scores = _visual_scores(visual_scores_ptr, row, head, visual, there, num_visual, HEADS, RANK, R)
-            values = _visual_values(visual_values_ptr, row, head, visual, there, num_visual, HEADS, HEAD_DIM, D)
-            seen = tl.where(there[None, :], tl.dot(z, scores, input_precision=PRECISION), float("-inf"))
-            weights_grad = tl.dot(grad, tl.trans(values.to(dtype).to(OPERAND)), input_precision=PRECISION)
+            visual_scores = _visual_scores(visual_scores_ptr, row, head, visual, there, num_visual, HEADS, RANK, R)
+            visual_values = _visual_values(visual_values_ptr, row, head, visual, there, num_visual, HEADS, HEAD_DIM, D)
+            seen = tl.where(there[None, :], tl.dot(z, visual_scores, input_precision=PRECISION), float("-inf"))
+            weights_grad = tl.dot(grad, tl.trans(visual_values.to(dtype).to(OPERAND)), input_precision=PRECISION)
             seen_grad = tl.exp(seen - denominator[:, None]) * (weights_grad - mean[:, None])
-            z_grad += tl.dot(seen_grad, tl.trans(scores), input_precision=PRECISION)
+            z_grad += tl.dot(seen_grad, tl.trans(visual_scores), input_precision=PRECISION)
             start += V
 
         at = (head.to(tl.int64) * num_tokens + tokens[:, None]) * RANK + ranks[None, :]
