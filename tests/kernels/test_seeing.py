@@ -256,9 +256,10 @@ def test_layers_with_pictures(under, launched, case: str) -> None:
     assert any(key is not None for key in launched) == (case in ("alone", "two adapters"))
 
 
-def test_it_keeps_the_input_alone(under, launched) -> None:
+@pytest.mark.parametrize("implementation", ["triton", "auto"])
+def test_it_keeps_the_input_alone(under, launched, implementation: str) -> None:
     layer = make_layer().float()
-    under("triton")
+    under(implementation)
     sizes = []
     for length in (3, 20):
         x = torch.randn(3, length, 10, device=DEVICE, requires_grad=True)
@@ -266,7 +267,7 @@ def test_it_keeps_the_input_alone(under, launched) -> None:
             out = layer(x)
         sizes.append(saved.bytes)
         del out
-    assert launched == [None, None]
+    assert launched == (2 * [None] if implementation == "triton" or DEVICE == "cuda" else [])
     assert (sizes[1] - sizes[0]) / (3 * 17) == 4 * 10
 
 
