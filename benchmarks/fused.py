@@ -1,12 +1,13 @@
 """The fused kernels against the same term in plain operations, and against the memory's own speed.
 
-    python benchmarks/fused.py [--size 1B,8B] [--tokens 8192] [--dtype bfloat16] [--output FILE.json]
+    python benchmarks/fused.py [--size 1B,8B] [--tokens 8192] [--features 576] [--dtype bfloat16] [--output FILE.json]
 
 Needs a CUDA device and Triton. What is timed starts at ``z = x A`` and the key, and ends at the key with the term;
 backward at the gradient of that key, and ends at the gradients of z and of the folded tensors. Tasks take turns in one
 process; medians. ``copy`` moves as many bytes as the kernels have to: z and the key once in and the key once out,
 backward z and the gradient in and the gradient of z out. Bars: ``forward and backward`` at least 5 times as fast as
-the equations as they are written, each kernel at 0.7 of the speed of the copy.
+the equations as they are written, each kernel at 0.7 of the speed of the copy. The tasks with pictures have the same
+tokens in 8 rows, each of which looks at ``--features`` features; there is no bar for them.
 """
 
 import argparse
@@ -22,12 +23,15 @@ from torch import Tensor
 
 from excitor import ExcitorConfig
 from excitor.folded import Folded, folded_gradients
+from excitor.folded_pictures import FoldedPictures
+from excitor.functional import Prompts
 from excitor.generator import PromptTable
 from excitor.processor import PromptProcessor
 from excitor.recompute import FOLDED
 
 
 SHAPES = {"1B": (8, 64), "7B": (32, 128), "8B": (8, 128), "70B": (8, 128)}  # key heads, size of each
+ROWS = 8
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -42,10 +46,15 @@ def main() -> None:
         "machine": torch.cuda.get_device_name(),
         "versions": {name: version(name) for name in ("torch", "triton")},
         "tokens": arguments.tokens,
+        "features": arguments.features,
         "dtype": arguments.dtype,
         "rounds": arguments.rounds,
-        "sizes": {size: measure(*SHAPES[size], dtype, arguments.tokens, arguments.rounds) for size in arguments.size},
+        "sizes": {},
     }
+    for size in arguments.size:
+        found = measure(*SHAPES[size], dtype, arguments.tokens, arguments.rounds)
+        with_pictures = measure_seeing(*SHAPES[size], dtype, arguments.tokens, arguments.features, arguments.rounds)
+        results["sizes"][size] = {part: found[part] | with_pictures[part] for part in found}
     for size, found in results["sizes"].items():
         for task, seconds in found["microseconds"].items():
             print(f"{size:4} {task:44} {seconds:10.1f} us")
@@ -106,6 +115,55 @@ def measure(heads: int, head_dim: int, dtype: torch.dtype, tokens: int, rounds: 
     }
 
 
+def measure_seeing(
+    heads: int, head_dim: int, dtype: torch.dtype, tokens: int, features: int, rounds: int
+) -> dict[str, dict[str, float]]:
+    """The same for rows that see pictures."""
+    from excitor.kernels.launch_seeing import excited, gradients
+
+    torch.manual_seed(0)
+    processor, generator, folded = make_adapter(heads, head_dim)
+    shape = ROWS, tokens // ROWS
+    z = torch.randn(*shape, processor.rank, device="cuda")
+    key, grad = (torch.randn(*shape, heads * head_dim, device="cuda", dtype=dtype) for _ in range(2))
+    keys, values = (torch.randn(ROWS, 1, features, heads, head_dim, device="cuda") for _ in range(2))
+    prompts = Prompts(keys.requires_grad_(), values.requires_grad_())
+    seen = processor.fold_pictures(prompts)
+    pictures = FoldedPictures(seen.scores.detach(), seen.values.detach(), None)
+    leaves = [z.clone().requires_grad_(), *processor.parameters(), *generator.parameters(), keys, values]
+    leaves = [leaf for leaf in leaves if leaf.shape != processor.A.shape]
+
+    def written() -> None:
+        out = key + processor(leaves[0], [*generator(leaves[0]), prompts]).to(dtype)
+        torch.autograd.grad(out, leaves, grad)
+
+    def forward_and_backward(backend_term: Callable, backend_gradients: Callable) -> None:
+        term, kept = backend_term(z, folded, pictures, None, dtype)
+        backend_gradients(z, folded, pictures, term, kept, grad)
+
+    term, kept = excited(z, folded, pictures, None, dtype)
+    times = take_turns(
+        {
+            "pictures, as written, forward and backward": written,
+            "pictures, folded, forward and backward": lambda: forward_and_backward(
+                FOLDED.seeing, FOLDED.seeing_gradients
+            ),
+            "pictures, fused, forward and backward": lambda: forward_and_backward(excited, gradients),
+            "pictures, fused, forward": lambda: excited(z, folded, pictures, key, dtype),
+            "pictures, fused, backward": lambda: gradients(z, folded, pictures, term, kept, grad),
+        },
+        rounds,
+    )
+    fused = times["pictures, fused, forward and backward"]
+    return {
+        "microseconds": times,
+        "ratios": {
+            "pictures, as written / fused": times["pictures, as written, forward and backward"] / fused,
+            "pictures, folded / fused": times["pictures, folded, forward and backward"] / fused,
+        },
+    }
+
+
 def make_adapter(heads: int, head_dim: int) -> tuple[PromptProcessor, PromptTable, Folded]:
     """The defaults of ``ExcitorConfig``, with B away from zero, and what they fold to without gradients."""
     config = ExcitorConfig()
@@ -159,6 +217,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=sizes, default=["1B", "8B"])
     parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--features", type=int, default=576)
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--output", type=Path)

@@ -1,11 +1,14 @@
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from excitor import ExcitorConfig, ExcitorError, ExcitorLayer
-from excitor.implementation import VARIABLE, _compiled, chosen
+from excitor.folded import Folded
+from excitor.implementation import VARIABLE, _compiled, backend, chosen
+from excitor.recompute import FOLDED
 from excitor.visual import Pictures, seeing
 
 
@@ -43,13 +46,17 @@ def test_triton_where_it_cannot_be_had_is_refused_and_the_other_choices_named(mo
         layer(torch.randn(2, 10))
 
 
-@pytest.mark.parametrize("value", ["triton", "compile"])
-def test_a_choice_that_knows_no_pictures_is_refused_where_there_are_some(monkeypatch, value: str) -> None:
-    monkeypatch.setenv(VARIABLE, value)
-    layer = ExcitorLayer(nn.Linear(10, 12), head_dim=4)
-    layer.update_layer("default", ExcitorConfig(vision_width=6))
-    with seeing(Pictures(torch.randn(2, 3, 6))), pytest.raises(ExcitorError, match=f"={value} knows no pictures yet"):
-        layer(torch.randn(2, 4, 10))
+@pytest.mark.parametrize(("device", "fused"), [("cuda", True), ("cpu", False)])
+def test_auto_takes_the_kernels_on_cuda_devices_for_pictures_alone(monkeypatch, device: str, fused: bool) -> None:
+    monkeypatch.setenv(VARIABLE, "auto")
+    monkeypatch.setattr("excitor.implementation._fused", lambda: "kernels")
+    values = SimpleNamespace(is_cuda=device == "cuda")
+    folded = Folded(values, values, None, 0, 0)
+    monkeypatch.setattr("excitor.kernels.support.lacks", lambda folded, dtype: None)
+    assert backend(folded, torch.float32) is FOLDED
+    assert backend(folded, torch.float32, sees=True) == ("kernels" if fused else FOLDED)
+    monkeypatch.setattr("excitor.kernels.support.lacks", lambda folded, dtype: "it is missing")
+    assert backend(folded, torch.float32, sees=True) is FOLDED
 
 
 @pytest.mark.parametrize("null_prompt", [False, True])
@@ -74,3 +81,35 @@ def test_compiled_operations_give_the_same_key_and_gradients(monkeypatch, null_p
         for found, expected in zip(results["compile", tokens], results["eager", tokens], strict=True):
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     _compiled.cache_clear()
+
+
+def test_compiled_operations_see_the_same_pictures(monkeypatch) -> None:
+    """Layers of several sizes between the forward and the backward pass of one, whose graph has to be found again."""
+    torch._dynamo.reset()
+    _compiled.cache_clear()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    layer = ExcitorLayer(nn.Linear(10, 12), head_dim=4)
+    layer.update_layer("default", ExcitorConfig(init_weights=False, r=3, num_prompts=5, vision_width=6))
+    compiles, results = torch._dynamo.utils.counters["stats"], {}
+    for implementation in ("compile", "eager"):
+        monkeypatch.setenv(VARIABLE, implementation)
+        chosen.cache_clear()
+        before = compiles["unique_graphs"]
+        inputs = [torch.linspace(-1, 1, 2 * tokens * 10).view(2, tokens, 10).requires_grad_() for tokens in (7, 9, 12)]
+        pictures = [Pictures(torch.linspace(-1, 1, 2 * n * 6).view(2, n, 6), mask) for n, mask in seen_sizes()]
+        outs = []
+        for x, seen in zip(inputs, pictures, strict=True):
+            with seeing(seen):
+                outs.append(layer(x))
+                with torch.no_grad():
+                    torch.testing.assert_close(layer(x), outs[-1], atol=1e-5, rtol=1e-5)
+        leaves = [*inputs, *(p for name, p in layer.named_parameters() if "excitor_" in name)]
+        results[implementation] = [*outs, *torch.autograd.grad(sum(out.square().sum() for out in outs), leaves)]
+        assert (compiles["unique_graphs"] > before) == (implementation == "compile")
+    for found, expected in zip(results["compile"], results["eager"], strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    _compiled.cache_clear()
+
+
+def seen_sizes() -> list[tuple[int, torch.Tensor | None]]:
+    return [(3, None), (4, None), (5, torch.tensor([[True, False, True, True, False], 5 * [False]]))]

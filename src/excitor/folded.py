@@ -90,9 +90,32 @@ def folded_gradients(needed: tuple[bool, ...], z: Tensor, folded: Folded, grad: 
         folded: As in :func:`folded_term`.
         grad: ``(N, G * d)``, of any floating dtype.
     """
+    return weighed_gradients(needed, z, folded, grad, *prompt_weights(z, folded))
+
+
+def weighed_gradients(
+    needed: tuple[bool, ...],
+    z: Tensor,
+    folded: Folded,
+    grad: Tensor,
+    weights: Tensor,
+    local: Tensor | None,
+    mean: Tensor | None = None,
+) -> tuple[Tensor | None, ...]:
+    """The same where the attention is known.
+
+    Args:
+        needed: As in :func:`folded_gradients`.
+        z: As in :func:`folded_gradients`.
+        folded: As in :func:`folded_gradients`.
+        grad: As in :func:`folded_gradients`.
+        weights: As from :func:`prompt_weights`.
+        local: As from :func:`prompt_weights`.
+        mean: Of the gradients of a token's weights, each weighed by its weight, ``(N, G)``; where it attends to these
+            prompts alone this is found here.
+    """
     heads, _, head_dim = folded.values.shape
     grad = grad.reshape(-1, heads, head_dim).to(z.dtype).transpose(0, 1)  # (G, N, d)
-    weights, local = prompt_weights(z, folded)
     values_grad = row_weights(z, weights, folded).permute(1, 2, 0) @ grad if needed[2] else None
     rows_grad, local_rows_grad = split_rows((grad @ folded.values.transpose(1, 2)).transpose(0, 1), z, folded)
     weights_grads = [rows_grad]
@@ -101,7 +124,8 @@ def folded_gradients(needed: tuple[bool, ...], z: Tensor, folded: Folded, grad: 
     if folded.null_bias is not None:
         weights_grads.append(rows_grad.new_zeros(*rows_grad.shape[:2], 1))
     moved = weights * torch.cat(weights_grads, -1)
-    prompts_grad = moved - weights * moved.sum(-1, keepdim=True)  # behind the softmax
+    mean = moved.sum(-1) if mean is None else mean
+    prompts_grad = moved - weights * mean[..., None]  # behind the softmax
     scores_grad, local_grad, null_grad = split_prompts(prompts_grad, folded)
     z_grad: Tensor | float = 0.0
     if local is not None and local_rows_grad is not None:

@@ -15,11 +15,12 @@ from .fold_cache import FoldCache
 from .folded import Folded
 from .functional import Prompts
 from .generator import PromptGenerator, PromptMLP, PromptTable
-from .implementation import as_written, backend, check_sees
+from .implementation import as_written, backend
 from .mixed_batch import by_row
 from .placement import InProjection, Placement
 from .processor import PromptProcessor
-from .recompute import adapter_term, adapter_term_seeing
+from .recompute import adapter_term
+from .recompute_pictures import adapter_term_seeing
 from .rope import Rotation
 from .start import randomize, silence
 from .visual import Pictures, VisualPrompts, seen
@@ -154,7 +155,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         names = [name for name in self.active_adapters if self._at_work(name)]
         if not names and self.training and torch.is_grad_enabled():
             output = self._with_idle(output)
-        if not self.placement.is_output or as_written() or any(self._needs_term(name, x) for name in names):
+        if not self.placement.is_output or as_written() or any(map(self._needs_term, names)):
             return self.placement.leave(output, [self._strong_term(name, x) for name in names])
         key = output
         for name in names:
@@ -209,39 +210,35 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         generator, processor = self.parts(adapter_name)
         if not self._acts(adapter_name):
             return processor.A.new_zeros(*x.shape[:-1], self.num_heads * self.head_dim)
-        if (pictures := self._pictures(adapter_name, x)) is not None:
-            return self._term_seeing(adapter_name, x, pictures)
-        return processor.term(x, generator) if as_written() else self._folded_term(adapter_name, x)
+        if not as_written():
+            return self._folded_term(adapter_name, x)
+        visual = self.visual_prompts(adapter_name, x)
+        rows = x if visual is None else x.flatten(1, -2)  # visual prompts are of a row of tokens
+        return processor.term(rows, generator, visual).view(*x.shape[:-1], -1)
 
-    def _needs_term(self, adapter_name: str, x: Tensor) -> bool:
+    def _needs_term(self, adapter_name: str) -> bool:
         """Whether something happens to the term before it is added to the key."""
-        strong = self.excitor_strength[adapter_name] != 1
-        return strong or adapter_name in self.excitor_unrotated or self._pictures(adapter_name, x) is not None
+        return self.excitor_strength[adapter_name] != 1 or adapter_name in self.excitor_unrotated
 
     def _folded_term(self, adapter_name: str, x: Tensor, key: Tensor | None = None) -> Tensor:
         """The same from what the adapter folds to; with a key the sum of both, in the key's dtype."""
-        parts = self.parts(adapter_name)
-        a, folded = parts[1].A, self._folded(adapter_name, *parts)
-        return adapter_term(x, a, folded, key, backend(folded, a.dtype if key is None else key.dtype))
-
-    def _term_seeing(self, adapter_name: str, x: Tensor, pictures: Pictures) -> Tensor:
-        """The term where the batch comes with pictures."""
         generator, processor = self.parts(adapter_name)
-        check_sees()
-        maps, rows = cast(VisualPrompts, self.excitor_visual[adapter_name]), x.flatten(1, -2)
+        a, dtype = processor.A, processor.A.dtype if key is None else key.dtype
+        if (pictures := self._pictures(adapter_name, x)) is None:
+            folded = self._folded(adapter_name, generator, processor)
+            return adapter_term(x, a, folded, key, backend(folded, dtype))
+        maps = cast(VisualPrompts, self.excitor_visual[adapter_name])
 
-        def written(rows: Tensor) -> Tensor:
-            return processor.term(rows, generator, pictures.prompts(maps, len(x)))
+        def seeing(x: Tensor, key: Tensor | None = None) -> Tensor:
+            folded = self._folded(adapter_name, generator, processor)
+            seen = pictures.folded(maps, processor, len(x))
+            return adapter_term_seeing(x, a, folded, seen, key, dtype, backend(folded, dtype, sees=True))
 
-        if as_written():
-            term = written(rows)
-        elif torch.is_grad_enabled():
-            # What is kept of every token for every feature would be many times the layer's input.
-            term = cast(Tensor, checkpoint(written, rows, use_reentrant=False, preserve_rng_state=False))
-        else:
-            folded = pictures.folded(maps, processor, len(x))
-            term = adapter_term_seeing(rows, processor.A, self._folded(adapter_name, generator, processor), folded)
-        return term.unflatten(1, x.shape[1:-1])
+        if not torch.is_grad_enabled():
+            return seeing(x, key)
+        # What is kept of every token for every feature would be many times the layer's input.
+        term = cast(Tensor, checkpoint(seeing, x, use_reentrant=False, preserve_rng_state=False))
+        return term if key is None else key + term  # a checkpoint would keep the key, too
 
     def _acts(self, adapter_name: str) -> bool:
         """Whether an adapter has prompts at all: one of visual prompts alone has none where there is no picture."""

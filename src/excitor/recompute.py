@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .folded import Folded, folded_gradients, folded_term
-from .folded_pictures import FoldedPictures, folded_term_seeing
+from .folded_pictures import FoldedPictures, folded_gradients_seeing, folded_term_seeing
 from .precision import autocast_dtype, without_autocast
 
 
@@ -21,10 +21,16 @@ class Backend(NamedTuple):
     ``excited`` takes z, what the adapter folds to, the key, ``(N, G * d)``, and its dtype; it returns the key with the
     term added in that dtype, or the term alone where there is no key. ``gradients`` is
     :func:`excitor.folded.folded_gradients` or gives the same.
+
+    ``seeing`` is the first for tokens that see pictures: it takes z and the key by row, ``(B, M, ...)``, and the
+    visual prompts before the key. It also returns what ``seeing_gradients`` wants besides the term, see
+    :func:`excitor.folded_pictures.folded_gradients_seeing`.
     """
 
     excited: Callable[[Tensor, Folded, Tensor | None, torch.dtype], Tensor]
     gradients: Callable[[tuple[bool, ...], Tensor, Folded, Tensor], tuple[Tensor | None, ...]]
+    seeing: Callable[[Tensor, Folded, FoldedPictures, Tensor | None, torch.dtype], tuple[Tensor, Tensor]]
+    seeing_gradients: Callable[[Tensor, Folded, FoldedPictures, Tensor, Tensor, Tensor], tuple[Tensor | None, ...]]
 
 
 def excited(z: Tensor, folded: Folded, key: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -33,7 +39,16 @@ def excited(z: Tensor, folded: Folded, key: Tensor | None, dtype: torch.dtype) -
     return term if key is None else key + term
 
 
-FOLDED = Backend(excited, folded_gradients)
+def seeing(
+    z: Tensor, folded: Folded, pictures: FoldedPictures, key: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """See :class:`Backend`; differentiable."""
+    term, weights = folded_term_seeing(z, folded, pictures)
+    term = term.to(dtype)
+    return term if key is None else key + term, weights
+
+
+FOLDED = Backend(excited, folded_gradients, seeing, folded_gradients_seeing)
 
 
 def adapter_term(x: Tensor, a: Tensor, folded: Folded, key: Tensor | None = None, backend: Backend = FOLDED) -> Tensor:
@@ -63,24 +78,6 @@ def adapter_term(x: Tensor, a: Tensor, folded: Folded, key: Tensor | None = None
         return _run(x, a, folded, key, dtype, backend)[0]
     with without_autocast(x.device):
         return _run(x, a, folded, key, dtype, backend)[0]
-
-
-def adapter_term_seeing(x: Tensor, a: Tensor, folded: Folded, pictures: FoldedPictures) -> Tensor:
-    """The same for tokens that see pictures, without gradients.
-
-    Args:
-        x: ``(B, M, C)``.
-        a: As above.
-        folded: As above.
-        pictures: The visual prompts of each row.
-
-    Returns:
-        ``(B, M, G * d)`` in A's dtype.
-    """
-    dtype = autocast_dtype(x.device) or a.dtype
-    with without_autocast(x.device):
-        z = (x.to(dtype) @ a.to(dtype)).to(folded.values.dtype)
-        return folded_term_seeing(z, folded, pictures).to(a.dtype)
 
 
 def _run(

@@ -118,7 +118,9 @@ class Pictures:
         return Prompts(keys, values, mask)
 
     def folded(self, maps: VisualPrompts, processor: PromptProcessor, batch: int) -> FoldedPictures:
-        """The same multiplied out, without gradients: made once, so that a decoding step finds those of the last."""
+        """The same multiplied out; without gradients made once, so that a decoding step finds those of the last."""
+        if torch.is_grad_enabled():
+            return processor.fold_pictures(self.prompts(maps, batch))
         kept = self._folded.get(id(maps))
         if kept is None or len(kept.values) != batch:
             with without_autocast(maps.key_map.device):

@@ -1,8 +1,6 @@
 """The fused kernels against the equations in fp64: on a GPU where there is one, else in Triton's interpreter."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -13,17 +11,15 @@ from torch import Tensor, nn
 from excitor import ExcitorConfig, ExcitorLayer
 from excitor.folded import Folded, folded_gradients, folded_term
 from excitor.recompute import Backend, adapter_term
+from kernel_checks import DEVICE, TOLERANCE, amid_nans, assert_near, make_folded, uninitialised_memory_is_nan
 
 
 pytest.importorskip("triton")
 
-from excitor.kernels import launch
+from excitor.kernels import launch, launch_seeing
 
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-TRITON = Backend(launch.excited, launch.gradients)
-# Largest error of any number, of the largest there is: rounding of the result, of the operands, and of tf32 on a GPU.
-TOLERANCE = {torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+TRITON = Backend(launch.excited, launch.gradients, launch_seeing.excited, launch_seeing.gradients)
 SWITCHES = [
     {},
     {"num_local_prompts": 0},
@@ -42,11 +38,6 @@ def make_layer(heads: int = 3, head_dim: int = 5, **switches) -> ExcitorLayer:
 
 def parameters(layer: ExcitorLayer) -> dict[str, nn.Parameter]:
     return {name: p for name, p in layer.named_parameters() if "excitor_" in name and p.numel()}
-
-
-def assert_near(found: Tensor, expected: Tensor, tolerance: float, name: str = "") -> None:
-    assert found.shape == expected.shape, name
-    assert (found.double() - expected).abs().max() <= tolerance * expected.abs().max(), name
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -74,17 +65,6 @@ def test_the_key_and_every_gradient_are_the_references(switches: dict, dtype: to
         assert_near(ours, theirs, TOLERANCE[dtype], name)
 
 
-def make_folded(heads: int, head_dim: int, rank: int, prompts: int, local: int, null: bool) -> Folded:
-    rows = prompts + local * rank
-    return Folded(
-        torch.randn(rank, heads * rows, device=DEVICE),
-        torch.randn(heads, rows, head_dim, device=DEVICE),
-        torch.randn(heads, device=DEVICE) if null else None,
-        prompts,
-        local,
-    )
-
-
 @settings(max_examples=25)
 @given(
     tokens=st.sampled_from([0, 1, 15, 16, 17, 33, 65, 130]),
@@ -106,23 +86,6 @@ def test_any_shape(tokens: int, heads: int, head_dim: int, rank: int, prompts: i
         assert (ours is None) == (theirs is None)
         if ours is not None and theirs is not None and theirs.numel():
             assert_near(ours, theirs, 1e-4)
-
-
-@contextmanager
-def uninitialised_memory_is_nan() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)  # fills it
-    try:
-        assert torch.empty(3).isnan().all()
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-def amid_nans(tensor: Tensor) -> Tensor:
-    """The same, contiguous, in memory that is NaN on both sides."""
-    buffer = tensor.new_full((tensor.numel() + 1024,), torch.nan)
-    own = buffer[512 : 512 + tensor.numel()].view(tensor.shape)
-    return own.copy_(tensor)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

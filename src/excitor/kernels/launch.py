@@ -32,15 +32,15 @@ def excited(z: Tensor, folded: Folded, key: Tensor | None, dtype: torch.dtype) -
     out = torch.empty(len(z), heads * head_dim, dtype=dtype, device=z.device)
     if not len(z):
         return out
-    tokens, sizes = _sizes(z, folded, dtype)
+    tokens, constants = sizes(len(z), folded, dtype)
     with torch.cuda.device_of(z):  # Triton launches on the current device
-        _FORWARD[(_blocks(z, tokens) * heads,)](
+        _FORWARD[(blocks(len(z), tokens) * heads,)](
             out,
             out if key is None else key.contiguous(),
-            *_inputs(z, folded),
+            *inputs(z, folded),
             len(z),
             ADD=key is not None,
-            **sizes,
+            **constants,
         )
     return out
 
@@ -60,8 +60,8 @@ def gradients(needed: tuple[bool, ...], z: Tensor, folded: Folded, grad: Tensor)
     if not len(z):
         shares = z, *(None if t is None else torch.zeros_like(t) for t in folded[:3])
         return tuple(share if need else None for need, share in zip(needed, shares, strict=True))
-    tokens, sizes = _sizes(z, folded, grad.dtype)
-    chunks = min(_blocks(z, tokens), max(1, _programs(z.device) // heads))
+    tokens, constants = sizes(len(z), folded, grad.dtype)
+    chunks = min(blocks(len(z), tokens), max(1, programs(z.device) // heads))
     z_grad = z.new_empty(heads, *z.shape)
     scores_grad = z.new_empty(chunks, *folded.scores.shape)
     values_grad = z.new_empty(chunks, *folded.values.shape)
@@ -69,14 +69,14 @@ def gradients(needed: tuple[bool, ...], z: Tensor, folded: Folded, grad: Tensor)
     with torch.cuda.device_of(z):
         _BACKWARD[(chunks * heads,)](
             grad.contiguous(),
-            *_inputs(z, folded),
+            *inputs(z, folded),
             z_grad,
             scores_grad,
             values_grad,
             z_grad if null_grad is None else null_grad,
             len(z),
             chunks,
-            **sizes,
+            **constants,
         )
     shares = z_grad, scores_grad, values_grad, null_grad
     return tuple(
@@ -84,23 +84,24 @@ def gradients(needed: tuple[bool, ...], z: Tensor, folded: Folded, grad: Tensor)
     )
 
 
-def _inputs(z: Tensor, folded: Folded) -> tuple[Tensor, ...]:
+def inputs(z: Tensor, folded: Folded) -> tuple[Tensor, ...]:
+    """What all kernels begin with: z and the tensors of ``folded``."""
     tensors = z, *folded[:3]
     return tuple(z if tensor is None else tensor.contiguous() for tensor in tensors)  # z: a pointer that is not read
 
 
-def _sizes(z: Tensor, folded: Folded, dtype: torch.dtype) -> tuple[int, dict[str, object]]:
-    """Tokens of a block, and compile-time constants of both kernels."""
+def sizes(length: int, folded: Folded, dtype: torch.dtype) -> tuple[int, dict[str, object]]:
+    """Tokens of a block, of ``length`` at hand, and compile-time constants of all kernels."""
     heads, _, head_dim = folded.values.shape
     ranks, rows, features = tile(folded)
     # Scores of half-precision keys may be rounded to 10 bits: 7 or 10 are left of the key in the end.
     exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-    tokens = 16 if exact or len(z) <= 16 else 64  # exact products are made in registers, which hold no more
+    tokens = 16 if exact or length <= 16 else 64  # exact products are made in registers, which hold no more
     return tokens, {
         "HEADS": heads,
         "PROMPTS": folded.num_prompts,
         "LOCAL": folded.num_local_prompts,
-        "RANK": z.shape[1],
+        "RANK": len(folded.scores),
         "HEAD_DIM": head_dim,
         "NULL": folded.null_bias is not None,
         "T": tokens,
@@ -113,11 +114,12 @@ def _sizes(z: Tensor, folded: Folded, dtype: torch.dtype) -> tuple[int, dict[str
     }
 
 
-def _blocks(z: Tensor, tokens: int) -> int:
-    return -(-len(z) // tokens)
+def blocks(length: int, tokens: int) -> int:
+    """Blocks that cover ``length``."""
+    return -(-length // tokens)
 
 
-def _programs(device: torch.device) -> int:
+def programs(device: torch.device) -> int:
     """How many programs keep the device busy: two per multiprocessor."""
     if device.type != "cuda":
         return 4

@@ -47,6 +47,12 @@ def tile(folded: Folded) -> tuple[int, int, int]:
     return ranks, rows, features
 
 
+def visual_tile(folded: Folded) -> int:
+    """Visual prompts that the kernels take at a time: half of what all tokens share of a head's learnable ones."""
+    ranks, _, features = tile(folded)
+    return max(16, min(64, LARGEST_TILE // 2 // max(ranks, features)))
+
+
 def interpreted() -> bool:
     """Whether the kernels run in Triton's interpreter."""
     from triton import JITFunction

@@ -228,17 +228,39 @@ def _weights(
     J: tl.constexpr,
 ):
     """Attention over the prompts in all of their rows, (T, J), and that of the null prompt, (T,); zero without one."""
+    scores, null = _prompt_scores(tile, null_ptr, head, PROMPTS, LOCAL, RANK, NULL, J)
+    highest = tl.maximum(tl.max(scores, 1), null)
+    weights = tl.exp(scores - highest[:, None])
+    null_weight = tl.exp(null - highest)
+    total = _total(weights, PROMPTS, RANK, J) + null_weight
+    return weights / total[:, None], null_weight / total
+
+
+@triton.jit
+def _prompt_scores(
+    tile,
+    null_ptr,
+    head,
+    PROMPTS: tl.constexpr,
+    LOCAL: tl.constexpr,
+    RANK: tl.constexpr,
+    NULL: tl.constexpr,
+    J: tl.constexpr,
+):
+    """Scores of the prompts in all of their rows, (T, J), and of the null prompt, (T,); -inf where there is none."""
     rows = tl.arange(0, J)
     scores = tl.where(
         (rows < PROMPTS + LOCAL * RANK)[None, :], _per_prompt(tile, PROMPTS, LOCAL, RANK, J), float("-inf")
     )
-    highest = tl.max(scores, 1)
-    null = tl.full(highest.shape, float("-inf"), tl.float32)
+    null = tl.full((tile.shape[0],), float("-inf"), tl.float32)
     if NULL:
-        null = tl.full(highest.shape, 0.0, tl.float32) + tl.load(null_ptr + head)
-    highest = tl.maximum(highest, null)
-    weights = tl.exp(scores - highest[:, None])
-    null_weight = tl.exp(null - highest)
+        null = tl.full((tile.shape[0],), 0.0, tl.float32) + tl.load(null_ptr + head)
+    return scores, null
+
+
+@triton.jit
+def _total(weights, PROMPTS: tl.constexpr, RANK: tl.constexpr, J: tl.constexpr):
+    """Sums over the prompts of what stands in all of their rows, (T,)."""
+    rows = tl.arange(0, J)
     first = (rows < PROMPTS) | ((rows - PROMPTS) % RANK == 0)
-    total = tl.sum(tl.where(first[None, :], weights, 0.0), 1) + null_weight
-    return weights / total[:, None], null_weight / total
+    return tl.sum(tl.where(first[None, :], weights, 0.0), 1)
