@@ -1,14 +1,11 @@
 import functools
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from excitor import ExcitorConfig, ExcitorError, ExcitorLayer
-from excitor.folded import Folded
-from excitor.implementation import VARIABLE, _compiled, backend, chosen
-from excitor.recompute import FOLDED
+from excitor.implementation import VARIABLE, _compiled, chosen
 from excitor.visual import Pictures, seeing
 
 
@@ -44,19 +41,6 @@ def test_triton_where_it_cannot_be_had_is_refused_and_the_other_choices_named(mo
     layer.update_layer("default", ExcitorConfig())
     with pytest.raises(ExcitorError, match=r"=triton cannot be had: it is missing\. .* are auto, compile, eager\."):
         layer(torch.randn(2, 10))
-
-
-@pytest.mark.parametrize(("device", "fused"), [("cuda", True), ("cpu", False)])
-def test_auto_takes_the_kernels_on_cuda_devices_for_pictures_alone(monkeypatch, device: str, fused: bool) -> None:
-    monkeypatch.setenv(VARIABLE, "auto")
-    monkeypatch.setattr("excitor.implementation._fused", lambda: "kernels")
-    values = SimpleNamespace(is_cuda=device == "cuda")
-    folded = Folded(values, values, None, 0, 0)
-    monkeypatch.setattr("excitor.kernels.support.lacks", lambda folded, dtype: None)
-    assert backend(folded, torch.float32) is FOLDED
-    assert backend(folded, torch.float32, sees=True) == ("kernels" if fused else FOLDED)
-    monkeypatch.setattr("excitor.kernels.support.lacks", lambda folded, dtype: "it is missing")
-    assert backend(folded, torch.float32, sees=True) is FOLDED
 
 
 @pytest.mark.parametrize("null_prompt", [False, True])

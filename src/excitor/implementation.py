@@ -20,9 +20,9 @@ def chosen() -> str:
     """The value of ``EXCITOR_IMPL``, read once: ``auto`` by default.
 
     ``eager`` is :mod:`excitor.functional` as it stands; the others are :mod:`excitor.recompute`: ``auto`` in plain
-    operations, ``compile`` with ``torch.compile``, ``triton`` with the kernels of :mod:`excitor.kernels`. ``auto``
-    takes these on CUDA devices for batches with pictures, whose scores would fill the memory, and not without as long
-    as they have not been measured on a GPU. While a model is being compiled all are the equations as they stand.
+    operations, ``compile`` with ``torch.compile``, ``triton`` with the kernels of :mod:`excitor.kernels`, which
+    ``auto`` does not take as long as they have not been measured on a GPU. While a model is being compiled all are
+    the equations as they stand.
 
     Raises:
         ExcitorError: It is none of the choices.
@@ -39,13 +39,12 @@ def as_written() -> bool:
     return torch.compiler.is_compiling() or chosen() == "eager"
 
 
-def backend(folded: Folded, dtype: torch.dtype, *, sees: bool = False) -> Backend:
+def backend(folded: Folded, dtype: torch.dtype) -> Backend:
     """What computes the term of an adapter.
 
     Args:
         folded: What the adapter folds to.
         dtype: Of the keys it is added to, or of the term alone.
-        sees: Whether the batch comes with pictures.
 
     Raises:
         ExcitorError: The kernels are chosen and cannot run.
@@ -53,16 +52,14 @@ def backend(folded: Folded, dtype: torch.dtype, *, sees: bool = False) -> Backen
     choice = chosen()
     if choice == "compile":
         return _compiled()
-    if choice == "auto" and not (sees and folded.values.is_cuda):
+    if choice == "auto":
         return FOLDED
     from .kernels.support import lacks
 
-    if not (lacking := lacks(folded, dtype)):
-        return _fused()
-    if choice == "auto":
-        return FOLDED
-    others = ", ".join(name for name in IMPLEMENTATIONS if name != choice)
-    raise ExcitorError(f"{VARIABLE}=triton cannot be had: {lacking}. The other choices are {others}.")
+    if lacking := lacks(folded, dtype):
+        others = ", ".join(name for name in IMPLEMENTATIONS if name != choice)
+        raise ExcitorError(f"{VARIABLE}=triton cannot be had: {lacking}. The other choices are {others}.")
+    return _fused()
 
 
 @functools.cache

@@ -232,7 +232,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         def seeing(x: Tensor, key: Tensor | None = None) -> Tensor:
             folded = self._folded(adapter_name, generator, processor)
             seen = pictures.folded(maps, processor, len(x))
-            return adapter_term_seeing(x, a, folded, seen, key, dtype, backend(folded, dtype, sees=True))
+            return adapter_term_seeing(x, a, folded, seen, key, dtype, backend(folded, dtype))
 
         if not torch.is_grad_enabled():
             return seeing(x, key)
