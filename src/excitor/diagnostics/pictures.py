@@ -218,7 +218,8 @@ def _leaf_term(layer: ExcitorLayer, adapter: str, hidden: Tensor) -> Iterator[Te
     """Within it the term of a layer is a leaf with the same values, so that there are gradients in it."""
     leaf = layer.term(adapter, hidden).detach().requires_grad_()
     layer.term = lambda adapter_name, x: leaf  # in front of the method
+    layer._needs_term = lambda adapter_name: True  # else the key may be made with its term in one go
     try:
         yield leaf
     finally:
-        del layer.term
+        del layer.term, layer._needs_term
