@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from excitor import ExcitorConfig, ExcitorLayer, set_strength
 from excitor.diagnostics.saved import saved_tensors
-from excitor.implementation import VARIABLE, chosen
 from excitor.placement import BehindNorm, InProjection, Placement
 
 
@@ -33,18 +32,6 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Tensor | None]:
     implementation._fused.cache_clear()
     yield keys
     implementation._fused.cache_clear()
-
-
-@pytest.fixture
-def under(monkeypatch: pytest.MonkeyPatch):
-    """Chooses an implementation."""
-
-    def choose(implementation: str) -> None:
-        monkeypatch.setenv(VARIABLE, implementation)
-        chosen.cache_clear()
-
-    yield choose
-    chosen.cache_clear()
 
 
 def make_layer(placement: Placement | None = None, norm: nn.Module | None = None) -> ExcitorLayer:

@@ -12,7 +12,6 @@ from excitor import ExcitorConfig, ExcitorLayer, set_strength
 from excitor.diagnostics.saved import saved_tensors
 from excitor.folded import Folded
 from excitor.folded_pictures import FoldedPictures, folded_gradients_seeing, folded_term_seeing
-from excitor.implementation import VARIABLE, chosen
 from excitor.placement import InProjection
 from excitor.recompute import Backend
 from excitor.recompute_pictures import adapter_term_seeing
@@ -213,18 +212,6 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Tensor | None]:
     implementation._fused.cache_clear()
     yield keys
     implementation._fused.cache_clear()
-
-
-@pytest.fixture
-def under(monkeypatch: pytest.MonkeyPatch):
-    """Chooses an implementation."""
-
-    def choose(implementation: str) -> None:
-        monkeypatch.setenv(VARIABLE, implementation)
-        chosen.cache_clear()
-
-    yield choose
-    chosen.cache_clear()
 
 
 @pytest.mark.parametrize("case", ["alone", "strong", "two adapters", "among queries and values"])
