@@ -106,3 +106,10 @@ def test_another_method_answers_too(command, lora_dir):
     result = command("generate", "--adapter", lora_dir, "--strength", 0.5, "hi")
     assert result.code == 2
     assert "Excitor" in result.err
+
+
+def test_the_system_speaks_first(adapter_dir):
+    plain, told = load(adapter_dir, None, 1.0, GREEDY), load(adapter_dir, None, 1.0, GREEDY, system="Be brief.")
+    words = told.tokenizer.decode(told._encode(QUESTION))
+    assert words.index("Be brief.") < words.index(QUESTION[0]["content"])
+    assert told.excess(QUESTION) > plain.excess(QUESTION)

@@ -15,6 +15,7 @@ from excitor.cli.decode import (
     Responder,
     Seed,
     Strength,
+    System,
     Temperature,
     TopP,
     load,
@@ -36,6 +37,7 @@ def chat(
     adapter: Adapter,
     base: Base = None,
     strength: Strength = 1.0,
+    system: System = None,
     max_new_tokens: MaxNewTokens = 128,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -51,7 +53,7 @@ def chat(
         import readline  # noqa: F401
 
     decoding = Decoding(max_new_tokens, temperature, top_p, seed)
-    responder = load(adapter, base, strength, decoding, load_in_4bit, load_in_8bit)
+    responder = load(adapter, base, strength, decoding, load_in_4bit, load_in_8bit, system)
     typer.secho(COMMANDS, dim=True)
     history: Messages = []
     while True:

@@ -22,6 +22,9 @@ Messages = list[dict[str, str]]
 Adapter = Annotated[str, typer.Option(help="Folder that excitor train wrote, or hub id of an adapter.")]
 Base = Annotated[str | None, typer.Option(help="Base model, if it is not where the adapter says.")]
 Strength = Annotated[float, typer.Option(min=0.0, help="Factor on the gates: 0 is the base model, 1 is as trained.")]
+System = Annotated[
+    str | None, typer.Option(help="What stands before the conversation as the system's words, if training had any.")
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token; larger is more varied.")]
 TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this total share.")]
@@ -54,12 +57,13 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Responder:
-    """An adapter on its base, answering in the template it was trained with."""
+    """An adapter on its base, answering in the template it was trained with; ``system`` speaks first, if given."""
 
     model: "PeftModel"
     tokenizer: "PreTrainedTokenizerBase"
     template: str
     decoding: Decoding
+    system: str | None = None
 
     @property
     def context(self) -> int:
@@ -113,7 +117,8 @@ class Responder:
     def _encode(self, messages: Messages) -> list[int]:
         from excitor.data.encoding import encode_prompt
 
-        return encode_prompt(messages, self.tokenizer, self.template)
+        first = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return encode_prompt([*first, *messages], self.tokenizer, self.template)
 
 
 def load(
@@ -123,10 +128,11 @@ def load(
     decoding: Decoding,
     load_in_4bit: bool | None = None,
     load_in_8bit: bool | None = None,
+    system: str | None = None,
 ) -> Responder:
     """Loads an adapter on its base, ready to answer; see :func:`load_trained`."""
     trained = load_trained(adapter, base, strength, load_in_4bit=load_in_4bit, load_in_8bit=load_in_8bit)
-    responder = Responder(*trained, decoding)
+    responder = Responder(*trained, decoding, system)
     if decoding.max_new_tokens >= responder.context:
         raise ExcitorError(
             f"--max-new-tokens {decoding.max_new_tokens} leaves no room for a prompt in the model's context of "

@@ -15,6 +15,7 @@ from excitor.cli.decode import (
     MaxNewTokens,
     Seed,
     Strength,
+    System,
     Temperature,
     TopP,
     load,
@@ -33,6 +34,7 @@ def generate(
     adapter: Adapter,
     base: Base = None,
     strength: Strength = 1.0,
+    system: System = None,
     compare_base: Annotated[bool, typer.Option("--compare-base", help="Print the base model's answer too.")] = False,
     max_new_tokens: MaxNewTokens = 128,
     temperature: Temperature = 0.0,
@@ -47,7 +49,7 @@ def generate(
     if not all(text.strip() for text in instructions):
         raise ExcitorError("An instruction is empty: there is nothing to answer.")
     decoding = Decoding(max_new_tokens, temperature, top_p, seed)
-    responder = load(adapter, base, strength, decoding, load_in_4bit, load_in_8bit)
+    responder = load(adapter, base, strength, decoding, load_in_4bit, load_in_8bit, system)
     for instruction in instructions:
         messages = [{"role": "user", "content": instruction}]
         voices = {"base": True, "adapter": False} if compare_base else {"adapter": False}
