@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -95,6 +96,10 @@ def _workers(jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
                 yield future.result()
 
         try:
+            # A process that the pool starts while it waits is not watched before the next result comes (CPython 3.11):
+            # its death would be noticed a trial later.
+            for started in [pool.submit(os.getpid) for _ in range(jobs)]:
+                started.result()
             yield in_any_order
         except BaseException as error:  # an interruption, or a trial that failed: no other goes on
             pool.shutdown(wait=False, cancel_futures=True)
