@@ -137,9 +137,13 @@ def measure_seeing(
         out = key + processor(leaves[0], [*generator(leaves[0]), prompts]).to(dtype)
         torch.autograd.grad(out, leaves, grad)
 
-    def forward_and_backward(backend_term: Callable, backend_gradients: Callable) -> None:
-        term, kept = backend_term(z, folded, pictures, None, dtype)
-        backend_gradients(z, folded, pictures, term, kept, grad)
+    def forward_and_backward(backend_term: Callable, backend_gradients: Callable) -> None:  # with both folds
+        own, seen = processor.fold(generator), processor.fold_pictures(prompts)
+        held = _detached(own), FoldedPictures(seen.scores.detach(), seen.values.detach(), None)
+        term, kept = backend_term(z, *held, None, dtype)
+        _, scores, values, _, *of_pictures = backend_gradients(z, *held, term, kept, grad)
+        made = [own.scores, own.values, seen.scores, seen.values]
+        torch.autograd.grad(made, leaves[1:], [scores, values, *of_pictures])
 
     term, kept = excited(z, folded, pictures, None, dtype)
     times = take_turns(

@@ -65,3 +65,9 @@ def test_peft_saves_the_mlp_itself_so_that_training_can_resume(model, tmp_path) 
     first, *others = generators(loaded)
     assert type(first) is PromptMLP
     assert all(other.seeds is first.seeds for other in others)
+
+
+def test_what_was_frozen_stays_frozen(model) -> None:
+    model.requires_grad_(False)
+    materialize(model)
+    assert not any(parameter.requires_grad for parameter in model.parameters())

@@ -176,3 +176,12 @@ def test_every_hook_is_removed() -> None:
     model = make_model()
     model(input_ids=TOKENS, adapter_names=NAMES)
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_beams_that_the_model_makes_by_itself_are_no_rows(by_name: bool) -> None:
+    model = make_model()
+    model.generation_config.num_beams = 2
+    given = ((), {"input_ids": TOKENS[:1]}) if by_name else ((TOKENS[:1],), {})
+    with pytest.raises(ExcitorError, match="but got 2 and 1 respectively"):
+        model.generate(*given[0], **given[1], adapter_names=["wide", "narrow"], max_new_tokens=3)

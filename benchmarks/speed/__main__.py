@@ -10,6 +10,7 @@ Random weights: speed does not depend on them. Prints a table; with ``--output``
 """
 
 import argparse
+import gc
 import json
 import platform
 import sys
@@ -97,6 +98,7 @@ def measure(
 
 def peak_memory(make: Callable[[], Method], size: Size) -> int | None:
     """Most bytes that a method alone on the GPU needs for training steps; None if they are not to be had."""
+    gc.collect()  # models before it, which hooks hold in circles
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     try:

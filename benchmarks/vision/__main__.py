@@ -11,6 +11,7 @@ for a row while it decodes, and on a GPU the most that a forward and backward pa
 """
 
 import argparse
+import gc
 import json
 import platform
 import sys
@@ -171,6 +172,7 @@ def forward(model: nn.Module, inputs: dict[str, Any]) -> Any:
 def peak_memory(model: nn.Module, size: Size, pictures: int, tokens: int) -> int | None:
     """Most bytes that a model alone on the GPU needs for forward and backward; None if it has fewer."""
     model.train()
+    gc.collect()  # models before it, which hooks hold in circles
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     try:

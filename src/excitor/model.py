@@ -172,7 +172,10 @@ class ExcitorModel(BaseTuner):
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> AbstractContextManager[None]:
         """PEFT's hook around every call of ``forward`` and ``generate``."""
         names = kwargs.get("adapter_names")
-        return nullcontext() if names is None else mixed_batch(self, ExcitorLayer, self.peft_config, names, kwargs)
+        if names is None:
+            return nullcontext()
+        given = kwargs | {"input_ids": args[0]} if args else kwargs
+        return mixed_batch(self, ExcitorLayer, self.peft_config, names, given)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(

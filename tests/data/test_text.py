@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,9 @@ def test_mistaken_files(tmp_path, tokenizer):
 @pytest.mark.skipif(not TEXT.is_file(), reason="the real text is not here")
 def test_real_text(tokenizer):
     assert len(texts([str(TEXT)], tokenizer, max_length=256, max_documents=40)) == 40
+
+
+def test_half_a_character_is_named(tmp_path, tokenizer):
+    (tmp_path / "text.json").write_text(json.dumps([{"text": "whole"}, {"text": "half \ud83d"}]))
+    with pytest.raises(ExcitorError, match=r"text.json, row 2: 'text' holds half a character .* position 5"):
+        read_text([str(tmp_path / "text.json")], tokenizer, max_length=8, max_documents=9)

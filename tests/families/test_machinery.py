@@ -9,6 +9,7 @@ from peft import PeftModel, get_peft_model
 
 from excitor import ExcitorConfig, set_strength
 from excitor.layer import excitor_layers
+from tiny import make_llama
 from tiny_families import make_family
 
 
@@ -158,3 +159,9 @@ def test_a_pass_that_broke_off_leaves_nothing_behind(name: str, norm: str) -> No
     with model.disable_adapter():
         assert torch.equal(logits(model), logits(make_family(name)))
     torch.testing.assert_close(logits(model), expected)
+
+
+@pytest.mark.parametrize("name", ["q_proj", "v_proj"])
+def test_a_layer_that_makes_no_keys_is_a_warning(name: str) -> None:
+    with pytest.warns(UserWarning, match=rf"{name} does not make the keys of .*, which k_proj does"):
+        get_peft_model(make_llama(), ExcitorConfig(target_modules=[name]))

@@ -19,9 +19,8 @@ from excitor.layer import ExcitorLayer
 from excitor.strength import gates
 
 
-OVERFLOWS = (
-    20  # logged steps of fp16 in a row whose gradient overflows: the scale begins at 2^16 and is halved each time
-)
+# Logged steps of fp16 in a row whose gradient overflows: the scale begins at 2^16 and is halved each time.
+OVERFLOWS = 20
 _PEFT_PREFIX = "base_model.model."  # layers are written by their name in the base
 
 

@@ -290,7 +290,6 @@ def _repeated(train: Dataset, held_out: Dataset) -> str:
     """A warning where rows to measure on are trained on as well; nothing otherwise."""
     seen = set(map(tuple, train["input_ids"]))
     count = sum(tuple(row) in seen for row in held_out["input_ids"])
-    return (
-        f"Caution: {count:,} of {len(held_out):,} held-out rows are trained on too, as the data repeats them."
-        * bool(count)
-    )
+    if not count:
+        return ""
+    return f"Caution: {count:,} of {len(held_out):,} held-out rows are trained on too, as the data repeats them."
