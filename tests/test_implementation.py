@@ -30,7 +30,7 @@ def test_the_variable_decides_what_runs(monkeypatch, value: str, folds: int) -> 
 
 def test_another_value_is_refused(monkeypatch) -> None:
     monkeypatch.setenv(VARIABLE, "cuda")
-    with pytest.raises(ExcitorError, match="EXCITOR_IMPL must be one of auto, triton, compile, eager, got 'cuda'"):
+    with pytest.raises(ExcitorError, match="IMPL must be one of auto, cpp, triton, compile, eager, got 'cuda'"):
         chosen()
 
 
@@ -39,7 +39,9 @@ def test_triton_where_it_cannot_be_had_is_refused_and_the_other_choices_named(mo
     monkeypatch.setattr("excitor.kernels.support.lacks", lambda folded, dtype: "it is missing")
     layer = ExcitorLayer(nn.Linear(10, 12), head_dim=4)
     layer.update_layer("default", ExcitorConfig())
-    with pytest.raises(ExcitorError, match=r"=triton cannot be had: it is missing\. .* are auto, compile, eager\."):
+    with pytest.raises(
+        ExcitorError, match=r"=triton cannot be had: it is missing\..* are auto, cpp, compile, eager\."
+    ):
         layer(torch.randn(2, 10))
 
 

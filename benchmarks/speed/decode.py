@@ -2,10 +2,11 @@
 
     python benchmarks/speed/decode.py [--size 0.1B] [--output DIR]
 
-One row, 64 tokens in a static cache. The bare base, Excitor, Excitor switched off, and LoRA of as many parameters take
-turns in one process, first eager, then under ``torch.compile``. Beside them the terms on the keys of all layers called
-over and over by themselves: their weights and code are then in the caches of the processor, which in a model the
-weights of all other layers pass through. Prints a table; with ``--output`` also writes ``results.json`` there.
+One row, 64 tokens in a static cache. The bare base, Excitor in PyTorch's operations and in C++, Excitor switched off,
+and LoRA of as many parameters take turns in one process, first eager, then under ``torch.compile``. Beside them the
+terms on the keys of all layers called over and over by themselves: their weights and code are then in the caches of
+the processor, which in a model the weights of all other layers pass through. Prints a table; with ``--output`` also
+writes ``results.json`` there.
 """
 
 import argparse
@@ -52,6 +53,7 @@ def main() -> None:
     }
     budget = CONTEXT + TOKENS * (arguments.rounds + 2)
     eager = {name: next_tokens(method, size, budget) for name, method in methods.items()}
+    eager["Excitor, C++"] = next_tokens(makers["Excitor, C++"](), size, budget)
     off = makers["Excitor, folded"]()
     cast(PeftModel, off.model).base_model.disable_adapter_layers()  # leaves the modules around the key projections
     eager["Excitor, switched off"] = next_tokens(off, size, budget)

@@ -114,12 +114,12 @@ def make_methods(size: Size, device: str) -> dict[str, Callable[[], Method]]:
     prefix = PrefixTuningConfig(task_type=task, num_virtual_tokens=virtual)
     adaption = AdaptionPromptConfig(task_type=task, adapter_len=length, adapter_layers=size.layers)
     pfeiffer = BottleneckConfig(task_type=task, bottleneck_size=width, target_modules=["down_proj"])
-    kernels = {"Excitor, kernels": lambda: Method(adapted(excitor), "triton")} if device == "cuda" else {}
+    kernels, choice = ("Excitor, kernels", "triton") if device == "cuda" else ("Excitor, C++", "cpp")
     return {
         "base": lambda: Method(make_base(size, device).requires_grad_(False), trains=False),
         "Excitor, as written": lambda: Method(adapted(excitor), "eager"),
         "Excitor, folded": lambda: Method(adapted(excitor)),
-        **kernels,
+        kernels: lambda: Method(adapted(excitor), choice),
         f"{LORA} r={rank}": lambda: Method(adapted(lora)),
         f"prefix tuning {virtual}": lambda: Method(adapted(prefix)),
         f"adaption prompt {length}": lambda: Method(adapted(adaption)),

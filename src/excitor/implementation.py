@@ -12,7 +12,7 @@ from .recompute import FOLDED, Backend
 
 
 VARIABLE = "EXCITOR_IMPL"
-IMPLEMENTATIONS = ("auto", "triton", "compile", "eager")
+IMPLEMENTATIONS = ("auto", "cpp", "triton", "compile", "eager")
 
 
 @functools.cache
@@ -20,9 +20,9 @@ def chosen() -> str:
     """The value of ``EXCITOR_IMPL``, read once: ``auto`` by default.
 
     ``eager`` is :mod:`excitor.functional` as it stands; the others are :mod:`excitor.recompute`: ``auto`` in plain
-    operations, ``compile`` with ``torch.compile``, ``triton`` with the kernels of :mod:`excitor.kernels`, which
-    ``auto`` does not take as long as they have not been measured on a GPU. While a model is being compiled all are
-    the equations as they stand.
+    operations, ``cpp`` as well but for tokens that a CPU decodes (:mod:`excitor.kernels.decode`), ``compile`` with
+    ``torch.compile``, ``triton`` with the kernels of :mod:`excitor.kernels`, which ``auto`` does not take as long as
+    they have not been measured on a GPU. While a model is being compiled all are the equations as they stand.
 
     Raises:
         ExcitorError: It is none of the choices.
@@ -47,19 +47,26 @@ def backend(folded: Folded, dtype: torch.dtype) -> Backend:
         dtype: Of the keys it is added to, or of the term alone.
 
     Raises:
-        ExcitorError: The kernels are chosen and cannot run.
+        ExcitorError: The kernels that are chosen cannot run.
     """
-    choice = chosen()
+    choice, device = chosen(), folded.values.device.type
     if choice == "compile":
         return _compiled()
-    if choice == "auto":
+    if choice == "cpp" and device not in ("cpu", "meta"):
+        raise cannot_be_had(choice, f"the tensors are on {device}, and it is for decoding on a CPU")
+    if choice != "triton":
         return FOLDED
     from .kernels.support import lacks
 
     if lacking := lacks(folded, dtype):
-        others = ", ".join(name for name in IMPLEMENTATIONS if name != choice)
-        raise ExcitorError(f"{VARIABLE}=triton cannot be had: {lacking}. The other choices are {others}.")
+        raise cannot_be_had(choice, lacking)
     return _fused()
+
+
+def cannot_be_had(choice: str, why: str) -> ExcitorError:
+    """The error about an implementation that cannot run here."""
+    others = ", ".join(name for name in IMPLEMENTATIONS if name != choice)
+    return ExcitorError(f"{VARIABLE}={choice} cannot be had: {why}. The other choices are {others}.")
 
 
 @functools.cache

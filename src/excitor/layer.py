@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .config import ExcitorConfig
 from .errors import ExcitorError
+from .fast_path import FastPath, fast_path
 from .fold_cache import FoldCache
 from .folded import Folded
 from .functional import Prompts
@@ -148,6 +149,10 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
 
         ``adapter_names`` gives each row of the batch its own adapter, see :mod:`excitor.mixed_batch`.
         """
+        if not (args or kwargs or adapter_names is not None or torch.compiler.is_compiling()):
+            fast = self.excitor_folded.fast_path  # read once: other threads may run this layer too
+            if fast is not None and (key := fast(x, vars(self))) is not None:
+                return key
         output = self.base_layer(x, *args, **kwargs)
         if adapter_names is not None:
             rows = [name if self._at_work(name) else None for name in adapter_names]
@@ -160,7 +165,17 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         key = output
         for name in names:
             key = self._folded_term(name, x, key)
+        self.excitor_folded.fast_path = self._fast_path(names, output.dtype)
         return self.placement.told(output, key)
+
+    def _fast_path(self, names: list[str], dtype: torch.dtype) -> FastPath | None:
+        """What the next call may take if it is like one that these adapters have added their terms to the key in."""
+        if torch.is_grad_enabled() or len(names) != 1 or names != self._active_adapter:
+            return None
+        kept = self.excitor_folded.kept(names[0], *self.parts(names[0]))
+        if kept is None or names[0] in self.excitor_visual:
+            return None
+        return fast_path(self, names[0], kept, dtype)
 
     def _with_idle(self, output: Tensor) -> Tensor:
         """The same, for autograd made of adapters that wait for pictures: without any, their gradients are zero."""
@@ -280,8 +295,9 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         return self.excitor_folded.folded(adapter_name, generator, processor)
 
     def train(self, mode: bool = True) -> Self:
-        """See ``nn.Module.train``; what was folded is forgotten."""
-        self.excitor_folded.clear()
+        """See ``nn.Module.train``; at a switch what was folded is forgotten."""
+        if mode != self.training:
+            self.excitor_folded.clear()
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

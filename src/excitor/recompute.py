@@ -75,15 +75,15 @@ def adapter_term(x: Tensor, a: Tensor, folded: Folded, key: Tensor | None = None
         if any(t is not None and t.requires_grad for t in (x, a, *tensors, key)):
             return cast(Tensor, _Recomputed.apply(x, a, *tensors, key, folded[3:], dtype, backend))
     if lower is None:
-        return _run(x, a, folded, key, dtype, backend)[0]
+        return run(x, a, folded, key, dtype, backend)[0]
     with without_autocast(x.device):
-        return _run(x, a, folded, key, dtype, backend)[0]
+        return run(x, a, folded, key, dtype, backend)[0]
 
 
-def _run(
+def run(
     x: Tensor, a: Tensor, folded: Folded, key: Tensor | None, dtype: torch.dtype, backend: Backend
 ) -> tuple[Tensor, Tensor]:
-    """The term, or the key with it, and ``z``."""
+    """The term, or the key with it, and ``z``, without gradients; ``dtype`` is that of the product with A."""
     z = (x.reshape(-1, x.shape[-1]).to(dtype) @ a.to(dtype)).to(folded.values.dtype)
     if key is None:
         out = backend.excited(z, folded, None, a.dtype)
@@ -107,7 +107,7 @@ class _Recomputed(torch.autograd.Function):
         backend: Backend,
     ) -> Tensor:
         with without_autocast(x.device):
-            out, z = _run(x, a, Folded(scores, values, null_bias, *counts), key, dtype, backend)
+            out, z = run(x, a, Folded(scores, values, null_bias, *counts), key, dtype, backend)
         ctx.save_for_backward(x, a, z, scores, values, null_bias)
         ctx.counts, ctx.dtype, ctx.backend = counts, dtype, backend
         return out
@@ -154,7 +154,7 @@ def _autograd(
     needed: tuple[bool, ...], x: Tensor, a: Tensor, folded: Folded, grad: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor | None, ...]:
     """The same by autograd, so that the gradients can be differentiated in turn."""
-    term, _ = _run(x, a, folded, None, dtype, FOLDED)
+    term, _ = run(x, a, folded, None, dtype, FOLDED)
     tensors = x, a, folded.scores, folded.values, folded.null_bias
     wanted = [tensor for index, tensor in enumerate(tensors) if tensor is not None and needed[index]]
     found = iter(torch.autograd.grad(term, wanted, grad.to(term.dtype), create_graph=True))

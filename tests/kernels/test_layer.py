@@ -121,7 +121,7 @@ def test_an_adapter_in_double_precision_is_refused(under) -> None:
 
     layer = make_layer().double()
     under("triton")
-    with pytest.raises(ExcitorError, match=r"EXCITOR_IMPL=triton cannot be had: .*float64.* auto, compile, eager\."):
+    with pytest.raises(ExcitorError, match=r"_IMPL=triton cannot be had: .*float64.* auto, cpp, compile, eager\."):
         layer(torch.randn(2, 10, device=DEVICE, dtype=torch.float64))
 
 
