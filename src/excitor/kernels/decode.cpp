@@ -35,7 +35,7 @@ const c10::DispatchKeySet kPlain({c10::DispatchKey::CPU, c10::DispatchKey::ADInp
 
 bool within(c10::DispatchKeySet keys, c10::DispatchKeySet known) { return !(keys.raw_repr() & ~known.raw_repr()); }
 
-// What an adapter of one layer folds to, all in fp32 and contiguous: a (C, r), scores (r, G * J), values (G, J, d),
+// What an adapter of one layer folds to, all in fp32 and contiguous: a (r, C), transposed, scores (r, G * J), values (G, J, d),
 // null_bias (G). J counts one row for each global prompt, and behind them r for each local one.
 struct Folded {
   Tensor a, scores, values;
@@ -43,26 +43,35 @@ struct Folded {
   int64_t prompts, local_prompts;
 };
 
+// out = matrix @ row: few products, each of a long row.
+void project_long(const std::vector<float>& row, const float* matrix, std::vector<float>& out) {
+  const int64_t length = row.size(), rows = out.size();
+  for (int64_t i = 0; i < rows; ++i) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < length; ++j) sum += row[j] * matrix[i * length + j];
+    out[i] = sum;
+  }
+}
+
 // out = row @ matrix for `kColumns` of its columns, whose sums stay in registers.
-template <int64_t kColumns, typename T>
-void project_columns(const T* row, int64_t length, const float* matrix, int64_t stride, float* out) {
+template <int64_t kColumns>
+void project_columns(const float* row, int64_t length, const float* matrix, int64_t stride, float* out) {
   float sums[kColumns] = {};
   for (int64_t i = 0; i < length; ++i) {
-    const float factor = static_cast<float>(row[i]);
     for (int64_t j = 0; j < kColumns; ++j) {
-      sums[j] += factor * matrix[i * stride + j];
+      sums[j] += row[i] * matrix[i * stride + j];
     }
   }
   std::copy(sums, sums + kColumns, out);
 }
 
-template <typename T>
-void project(const T* row, int64_t length, const float* matrix, std::vector<float>& out) {
-  const int64_t columns = out.size();
+void project(const std::vector<float>& row, const float* matrix, std::vector<float>& out) {
+  const int64_t length = row.size(), columns = out.size();
   int64_t j = 0;
-  for (; j + 64 <= columns; j += 64) project_columns<64>(row, length, matrix + j, columns, out.data() + j);
-  for (; j + 8 <= columns; j += 8) project_columns<8>(row, length, matrix + j, columns, out.data() + j);
-  for (; j < columns; ++j) project_columns<1>(row, length, matrix + j, columns, out.data() + j);
+  for (; j + 64 <= columns; j += 64) project_columns<64>(row.data(), length, matrix + j, columns, out.data() + j);
+  for (; j + 8 <= columns; j += 8) project_columns<8>(row.data(), length, matrix + j, columns, out.data() + j);
+  for (; j < columns; ++j) project_columns<1>(row.data(), length, matrix + j, columns, out.data() + j);
 }
 
 // What each row of a head's values is multiplied by: the softmax over all prompts, for local prompts times z.
@@ -94,16 +103,17 @@ void weigh(const Folded& folded, int64_t head, const std::vector<float>& z, cons
 // Adds the term of x (tokens, C) to the key (tokens, G * d), in its dtype.
 template <typename T>
 void excite(const Folded& folded, const T* x, T* key, int64_t tokens) {
-  const int64_t features = folded.a.size(0), heads = folded.values.size(0);
+  const int64_t features = folded.a.size(1), heads = folded.values.size(0);
   const int64_t rows = folded.values.size(1), head_dim = folded.values.size(2);
   at::parallel_for(0, tokens, 8, [&](int64_t begin, int64_t end) {
-    std::vector<float> z(folded.a.size(1)), scores(heads * rows), weights(rows), term(head_dim);
+    std::vector<float> row(features), z(folded.a.size(0)), scores(heads * rows), weights(rows), term(head_dim);
     for (int64_t n = begin; n < end; ++n) {
-      project(x + n * features, features, folded.a.const_data_ptr<float>(), z);
-      project(z.data(), z.size(), folded.scores.const_data_ptr<float>(), scores);
+      std::copy(x + n * features, x + (n + 1) * features, row.begin());
+      project_long(row, folded.a.const_data_ptr<float>(), z);
+      project(z, folded.scores.const_data_ptr<float>(), scores);
       for (int64_t head = 0; head < heads; ++head) {
         weigh(folded, head, z, scores.data() + head * rows, weights);
-        project(weights.data(), rows, folded.values.const_data_ptr<float>() + head * rows * head_dim, term);
+        project(weights, folded.values.const_data_ptr<float>() + head * rows * head_dim, term);
         T* out = key + (n * heads + head) * head_dim;
         for (int64_t i = 0; i < head_dim; ++i) out[i] = out[i] + static_cast<T>(term[i]);
       }
@@ -147,7 +157,7 @@ class Decoder {
   bool fits(const Tensor& x) const {
     const auto included = c10::impl::tls_local_dispatch_key_set().included_;
     return within(included, c10::default_included_set) && within(x.key_set(), kPlain) && x.is_contiguous() &&
-           x.scalar_type() == weight_.scalar_type() && x.dim() > 0 && x.size(-1) == folded_.a.size(0) &&
+           x.scalar_type() == weight_.scalar_type() && x.dim() > 0 && x.size(-1) == folded_.a.size(1) &&
            x.numel() <= most_tokens_ * x.size(-1);
   }
 

@@ -60,7 +60,7 @@ def make_decoder(
     own = [(vars(base), "forward", None), *((base._parameters, *item) for item in base._parameters.items())]
     silent = [vars(base)[name] for name in HOOKS] + [vars(hooks)[f"_global{name}"] for name in HOOKS]
     scores, values, null_bias, *counts = kept.folded
-    folded = extension.Folded(a.contiguous(), scores.contiguous(), values, null_bias, *counts)
+    folded = extension.Folded(a.T.contiguous(), scores.contiguous(), values, null_bias, *counts)
     parameters = list(zip(kept.parameters, kept.versions, kept.addresses, strict=True))
     return extension.Decoder(state, [*watched, *own], silent, parameters, base.weight, base.bias, folded, MOST_TOKENS)
 
@@ -69,7 +69,7 @@ def make_decoder(
 def _extension() -> Any:
     level = torch.backends.cpu.get_cpu_capability()
     try:
-        return cpp_extension.load(f"excitor_{level.lower()}", [str(SOURCE)], ["-O3", *FLAGS.get(level, [])])
+        return cpp_extension.load(f"excitor_{level.lower()}", [str(SOURCE)], ["-O3", "-fopenmp-simd", *FLAGS.get(level, [])])
     except (RuntimeError, OSError, ImportError) as error:
         raise cannot_be_had(
             "cpp", f"building it takes a C++ compiler and ninja (pip install ninja), and failed: {error}"
