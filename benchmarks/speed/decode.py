@@ -53,7 +53,8 @@ def main() -> None:
     }
     budget = CONTEXT + TOKENS * (arguments.rounds + 2)
     eager = {name: next_tokens(method, size, budget) for name, method in methods.items()}
-    eager["Excitor, C++"] = next_tokens(makers["Excitor, C++"](), size, budget)
+    if "Excitor, C++" in makers:
+        eager["Excitor, C++"] = next_tokens(makers["Excitor, C++"](), size, budget)
     off = makers["Excitor, folded"]()
     cast(PeftModel, off.model).base_model.disable_adapter_layers()  # leaves the modules around the key projections
     eager["Excitor, switched off"] = next_tokens(off, size, budget)

@@ -1,6 +1,7 @@
 """The models that are compared: one random LLaMA in several sizes, and the methods that adapt it."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from peft import AdaptionPromptConfig, LoraConfig, PrefixTuningConfig, TaskType, get_peft_model
 from torch import nn
+from torch.utils.cpp_extension import is_ninja_available
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from excitor import BottleneckConfig, ExcitorConfig
@@ -115,11 +117,15 @@ def make_methods(size: Size, device: str) -> dict[str, Callable[[], Method]]:
     adaption = AdaptionPromptConfig(task_type=task, adapter_len=length, adapter_layers=size.layers)
     pfeiffer = BottleneckConfig(task_type=task, bottleneck_size=width, target_modules=["down_proj"])
     kernels, choice = ("Excitor, kernels", "triton") if device == "cuda" else ("Excitor, C++", "cpp")
+    built = {kernels: lambda: Method(adapted(excitor), choice)}
+    if choice == "cpp" and not is_ninja_available():
+        print("ninja is not installed, which builds Excitor's C++: that is left out", file=sys.stderr)
+        built = {}
     return {
         "base": lambda: Method(make_base(size, device).requires_grad_(False), trains=False),
         "Excitor, as written": lambda: Method(adapted(excitor), "eager"),
         "Excitor, folded": lambda: Method(adapted(excitor)),
-        kernels: lambda: Method(adapted(excitor), choice),
+        **built,
         f"{LORA} r={rank}": lambda: Method(adapted(lora)),
         f"prefix tuning {virtual}": lambda: Method(adapted(prefix)),
         f"adaption prompt {length}": lambda: Method(adapted(adaption)),
