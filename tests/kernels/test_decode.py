@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from compilers import needs_compiler
 from excitor import ExcitorConfig, ExcitorError, ExcitorLayer
@@ -127,15 +127,27 @@ def test_what_it_is_not_for_goes_the_ordinary_way() -> None:
     torch.testing.assert_close(layer(strided).double(), exact(layer, strided), atol=1e-5, rtol=1e-5)
 
 
+class Recorder(TorchDispatchMode):
+    """Names of the operations that PyTorch runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
 @torch.no_grad()
 def test_transformations_see_every_operation() -> None:
     layer, x = make_layer(), torch.randn(4, 2, 10)
     layer(x)
     torch.testing.assert_close(torch.vmap(layer)(x), layer(x))
     assert is_one_call(layer)
-    with FlopCounterMode(display=False) as counter:
+    with Recorder() as recorder:
         layer(x)
-    assert counter.get_total_flops() > 2 * x.numel() * layer.out_features
+    assert any("softmax" in name for name in recorder.names)
 
 
 def half_the_adapter(layer: ExcitorLayer) -> None:
