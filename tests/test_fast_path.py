@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compilers import needs_compiler
 from excitor import ExcitorConfig, ExcitorLayer, set_strength
-from excitor.implementation import VARIABLE, chosen
+from excitor.implementation import READ, VARIABLE
 from excitor.placement import InProjection
 from parameter_changes import CHANGES
 
@@ -22,9 +22,9 @@ X = torch.randn(2, 3, 10, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(autouse=True, params=["auto", pytest.param("cpp", marks=needs_compiler)])
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv(VARIABLE, request.param)
-    chosen.cache_clear()
+    READ.clear()
     yield request.param
-    chosen.cache_clear()
+    READ.clear()
 
 
 def make_layer(base: nn.Module | None = None, **switches) -> ExcitorLayer:
@@ -45,7 +45,7 @@ def found(layer: ExcitorLayer) -> Callable:
 def taken(layer: ExcitorLayer, x: Tensor = X) -> Tensor | None:
     """What the fast path gives."""
     fast = layer.excitor_folded.fast_path
-    return None if fast is None else fast(x, vars(layer))
+    return None if fast is None else fast.key(x, vars(layer))
 
 
 def written(layer: ExcitorLayer, x: Tensor = X) -> Tensor:
@@ -84,6 +84,14 @@ def test_parameters_that_change_close_it(change: Callable[[ExcitorLayer], None])
     assert not torch.allclose(after, before)
 
 
+def lengthen_the_list_of_active_adapters(layer: ExcitorLayer) -> None:
+    layer.active_adapters.append("other")
+
+
+def replace_the_strengths(layer: ExcitorLayer) -> None:
+    layer.excitor_strength = layer.excitor_strength | {"default": 2.0}
+
+
 def watch(layer: ExcitorLayer) -> None:
     layer.placement.watch = lambda before, after: None
 
@@ -103,10 +111,15 @@ def replace_the_base(layer: ExcitorLayer) -> None:
         lambda layer: layer.update_layer("default", ExcitorConfig(r=2, num_prompts=4, init_weights=False)),
         lambda layer: layer.double().float(),
         lambda layer: layer.train(),
+        lengthen_the_list_of_active_adapters,
+        replace_the_strengths,
         watch,
         replace_the_base,
     ],
-    ids=["another", "several", "off", "deleted", "strength", "made anew", "cast", "training", "watched", "base"],
+    ids=[
+        *("another", "several", "off", "deleted", "strength", "made anew", "cast", "training"),
+        *("list", "strengths", "watched", "base"),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:Adapter default was active")
 def test_a_layer_that_changes_closes_it(change: Callable[[ExcitorLayer], None]) -> None:
@@ -148,6 +161,65 @@ def test_there_is_none_for_more_than_one_adapter_or_a_part_of_one() -> None:
         assert layer.excitor_folded.fast_path is None
 
 
+def parametrize(processor: nn.Module, name: str) -> Tensor:
+    torch.nn.utils.parametrize.register_parametrization(processor, name, nn.Identity())
+    return processor.parametrizations[name].original
+
+
+def plain_tensor(processor: nn.Module, name: str) -> Tensor:
+    tensor = getattr(processor, name).detach().clone()
+    delattr(processor, name)
+    setattr(processor, name, tensor)
+    return tensor
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["A", "B"])
+@pytest.mark.parametrize("replace", [parametrize, plain_tensor])
+def test_there_is_none_for_what_is_no_parameter(replace: Callable, name: str) -> None:
+    """It changes unseen."""
+    layer = make_layer()
+    found(layer)
+    tensor = replace(layer.parts("default")[1], name)
+    for _ in range(2):
+        layer(X)
+        assert layer.excitor_folded.fast_path is None
+    tensor.data.add_(1)
+    torch.testing.assert_close(layer(X), written(layer), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_an_input_that_it_is_not_for_leaves_it_open() -> None:
+    layer = make_layer()
+    found(layer)
+    fast = layer.excitor_folded.fast_path
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(X)
+    layer(torch.randn(100, 20)[:, ::2])
+    assert layer.excitor_folded.fast_path is fast
+
+
+def test_an_adapter_that_learned_is_trusted_again_after_a_word() -> None:
+    layer = make_layer()
+    layer(X).sum().backward()
+    layer.zero_grad()
+    with torch.no_grad():
+        layer(X)
+        assert layer.excitor_folded.fast_path is None
+        layer.eval()(X)
+    assert layer.excitor_folded.fast_path is not None
+
+
+@torch.no_grad()
+def test_another_implementation_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = make_layer()
+    found(layer)
+    monkeypatch.setenv(VARIABLE, "eager")
+    READ.clear()
+    layer(X)
+    assert taken(layer) is None
+
+
 @torch.no_grad()
 def test_hooks_on_the_base_are_called() -> None:
     layer = make_layer()
@@ -167,7 +239,7 @@ def test_a_copy_finds_its_own(implementation: str) -> None:
     for each in (copied, layer):
         torch.testing.assert_close(each(X), written(each), atol=1e-5, rtol=1e-5)
     replica = layer._replicate_for_data_parallel()  # shares all but its modules' parameters
-    assert layer.excitor_folded.fast_path(X, vars(replica)) is None
+    assert layer.excitor_folded.fast_path.key(X, vars(replica)) is None
 
 
 def test_a_layer_does_not_hold_itself() -> None:
@@ -181,6 +253,27 @@ def test_a_layer_does_not_hold_itself() -> None:
         assert weight() is None
     finally:
         gc.enable()
+
+
+def test_a_layer_that_its_base_knows_is_collected() -> None:
+    layer = make_layer()
+    found(layer)
+    layer.base_layer.register_forward_hook(lambda module, args, output, layer=layer: None)
+    weight = weakref.ref(layer.base_layer.weight)
+    del layer
+    gc.collect()
+    assert weight() is None
+
+
+@torch.no_grad()
+def test_the_memory_of_a_deleted_adapter_is_given_back() -> None:
+    layer = make_layer()
+    found(layer)
+    gate = weakref.ref(layer.parts("default")[1].gate)
+    layer.set_adapter("other")
+    layer.delete_adapter("default")
+    gc.collect()
+    assert gate() is None
 
 
 @torch.no_grad()

@@ -1,19 +1,21 @@
 import functools
+import subprocess
 
 import pytest
 import torch
 from torch import nn
 
 from excitor import ExcitorConfig, ExcitorError, ExcitorLayer
-from excitor.implementation import VARIABLE, _compiled, chosen
+from excitor.implementation import READ, VARIABLE, _compiled, backend, chosen
+from excitor.kernels import decode
 from excitor.visual import Pictures, seeing
 
 
 @pytest.fixture(autouse=True)
 def _read_again():
-    chosen.cache_clear()
+    READ.clear()
     yield
-    chosen.cache_clear()
+    READ.clear()
 
 
 @pytest.mark.parametrize(("value", "folds"), [("auto", 1), ("", 1), ("eager", 0)])
@@ -45,6 +47,40 @@ def test_triton_where_it_cannot_be_had_is_refused_and_the_other_choices_named(mo
         layer(torch.randn(2, 10))
 
 
+@pytest.mark.parametrize(
+    "reason", [RuntimeError("no ninja"), OSError("no folder"), subprocess.CalledProcessError(1, "where cl")], ids=str
+)
+def test_cpp_where_it_cannot_be_built_is_refused_with_the_reason(monkeypatch, reason: Exception) -> None:
+    def load(*args, **kwargs):
+        raise reason
+
+    monkeypatch.setenv(VARIABLE, "cpp")
+    decode.extension.cache_clear()
+    monkeypatch.setattr("torch.utils.cpp_extension.load", load)
+    layer = ExcitorLayer(nn.Linear(10, 12), head_dim=4)
+    layer.update_layer("default", ExcitorConfig())
+    expected = f"=cpp cannot be had: .*compiler, ninja and setuptools.*: {reason}.* are auto, triton"
+    try:
+        with torch.no_grad(), pytest.raises(ExcitorError, match=expected):
+            layer.eval()(torch.randn(2, 10))
+    finally:
+        decode.extension.cache_clear()
+
+
+def test_cpp_on_another_device_is_refused(monkeypatch) -> None:
+    monkeypatch.setenv(VARIABLE, "cpp")
+    layer = ExcitorLayer(nn.Linear(10, 12), head_dim=4)
+    layer.update_layer("default", ExcitorConfig())
+    generator, processor = layer.parts("default")
+
+    class Elsewhere:
+        device, dtype = torch.device("cuda"), torch.float32
+
+    folded = processor.fold(generator)._replace(values=Elsewhere())
+    with pytest.raises(ExcitorError, match=r"=cpp cannot be had: the tensors are on cuda.* are auto, triton"):
+        backend(folded, torch.float32)
+
+
 @pytest.mark.parametrize("null_prompt", [False, True])
 def test_compiled_operations_give_the_same_key_and_gradients(monkeypatch, null_prompt: bool) -> None:
     """With dynamo's own backend, as the default one takes half a minute; the code that is compiled is the same."""
@@ -55,7 +91,7 @@ def test_compiled_operations_give_the_same_key_and_gradients(monkeypatch, null_p
     compiles, results = torch._dynamo.utils.counters["stats"], {}
     for implementation in ("compile", "eager"):
         monkeypatch.setenv(VARIABLE, implementation)
-        chosen.cache_clear()
+        READ.clear()
         before = compiles["unique_graphs"]
         for tokens in (7, 9, 12):
             x = torch.linspace(-1, 1, 2 * tokens * 10).view(2, tokens, 10).requires_grad_()
@@ -79,7 +115,7 @@ def test_compiled_operations_see_the_same_pictures(monkeypatch) -> None:
     compiles, results = torch._dynamo.utils.counters["stats"], {}
     for implementation in ("compile", "eager"):
         monkeypatch.setenv(VARIABLE, implementation)
-        chosen.cache_clear()
+        READ.clear()
         before = compiles["unique_graphs"]
         inputs = [torch.linspace(-1, 1, 2 * tokens * 10).view(2, tokens, 10).requires_grad_() for tokens in (7, 9, 12)]
         pictures = [Pictures(torch.linspace(-1, 1, 2 * n * 6).view(2, n, 6), mask) for n, mask in seen_sizes()]

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from peft import AdaptionPromptConfig, LoraConfig, PrefixTuningConfig, TaskType, get_peft_model
 from torch import nn
-from torch.utils.cpp_extension import is_ninja_available
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from excitor import BottleneckConfig, ExcitorConfig
-from excitor.implementation import VARIABLE, chosen
+from excitor import BottleneckConfig, ExcitorConfig, ExcitorError
+from excitor.implementation import READ, VARIABLE
+from excitor.kernels.decode import extension
 
 
 LORA = "LoRA q,v"  # what the bars of training are measured against
@@ -71,14 +71,14 @@ class Method:
         """The model, with its implementation in force."""
         before = os.environ.get(VARIABLE)
         os.environ[VARIABLE] = self.implementation
-        chosen.cache_clear()
+        READ.clear()
         try:
             yield self.model
         finally:
             del os.environ[VARIABLE]
             if before is not None:
                 os.environ[VARIABLE] = before
-            chosen.cache_clear()
+            READ.clear()
 
 
 def make_base(size: Size, device: str, positions: int = 16384) -> LlamaForCausalLM:
@@ -118,9 +118,12 @@ def make_methods(size: Size, device: str) -> dict[str, Callable[[], Method]]:
     pfeiffer = BottleneckConfig(task_type=task, bottleneck_size=width, target_modules=["down_proj"])
     kernels, choice = ("Excitor, kernels", "triton") if device == "cuda" else ("Excitor, C++", "cpp")
     built = {kernels: lambda: Method(adapted(excitor), choice)}
-    if choice == "cpp" and not is_ninja_available():
-        print("ninja is not installed, which builds Excitor's C++: that is left out", file=sys.stderr)
-        built = {}
+    if choice == "cpp":
+        try:
+            extension()
+        except ExcitorError as error:
+            print(f"Excitor, C++ is left out: {error}", file=sys.stderr)
+            built = {}
     return {
         "base": lambda: Method(make_base(size, device).requires_grad_(False), trains=False),
         "Excitor, as written": lambda: Method(adapted(excitor), "eager"),

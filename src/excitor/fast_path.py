@@ -5,30 +5,61 @@ through the processor's caches. What Python does on the way takes most of the ti
 only compared here.
 """
 
+import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from .fold_cache import Kept
-from .implementation import backend, chosen
-from .recompute import run
+from .folded import Folded
+from .implementation import READ, VARIABLE, backend, chosen
+from .recompute import Backend, run
 
 
 if TYPE_CHECKING:
     from .layer import ExcitorLayer
 
 
-FastPath = Callable[[Tensor, dict[str, Any]], Tensor | None]
 Watched = tuple[dict[str, Any], str, Any]  # a dictionary, a name and what is under it; None stands for nothing too
 
 
-def fast_path(layer: "ExcitorLayer", name: str, kept: Kept, dtype: torch.dtype) -> FastPath:
-    """What gives the key of ``(..., C)`` with the term of an adapter, or None where anything is not as it was.
+class Conditions(NamedTuple):
+    """What has to stay as it is: variables of the layer, its active adapters, entries elsewhere, and parameters.
 
-    Beside ``(..., C)`` it takes ``vars(layer)``: if it held them, the layer would hold itself, and its memory would
-    not be given back at once.
+    It does not hold the layer's variables themselves: the layer would hold itself, and its memory would not be given
+    back at once.
+    """
+
+    state: dict[str, Any]
+    active: list[str]
+    watched: list[Watched]
+    kept: Kept
+
+    def hold(self, now: dict[str, Any]) -> bool:
+        """Whether it is, ``now`` being the layer's variables."""
+        return (
+            all(now[key] is value for key, value in self.state.items())
+            and now["_active_adapter"] == self.active  # the list that PEFT was given, which others may change
+            and all(owner.get(key) is value for owner, key, value in self.watched)
+            and self.kept.is_fresh()
+        )
+
+
+class FastPath(NamedTuple):
+    """The conditions, and what gives the key with the term under them.
+
+    ``key`` takes ``(..., C)`` and ``vars(layer)``; it returns ``(..., G * d)``, or None where a condition does not
+    hold or the input is nothing for it.
+    """
+
+    conditions: Conditions
+    key: Callable[[Tensor, dict[str, Any]], Tensor | None]
+
+
+def fast_path(layer: "ExcitorLayer", name: str, kept: Kept, dtype: torch.dtype) -> FastPath:
+    """The fast path of a layer as it is.
 
     Args:
         layer: At work with this adapter alone, whose term goes into the output of the projection.
@@ -41,37 +72,40 @@ def fast_path(layer: "ExcitorLayer", name: str, kept: Kept, dtype: torch.dtype) 
     """
     base, a = cast(nn.Module, layer._modules["base_layer"]), layer.parts(name)[1].A.detach()
     # Copies of the layer for other devices (nn.DataParallel) share this, and have modules of their own.
-    state = {key: vars(layer)[key] for key in ("_modules", "_active_adapter", "_disable_adapters")}
-    watched, behind = _watched(layer, name, kept), backend(kept.folded, dtype)
+    state = {key: vars(layer)[key] for key in ("_modules", "_disable_adapters", "excitor_strength")}
+    conditions = Conditions(state, [name], _watched(layer, name, kept), kept)
+    behind = backend(kept.folded, dtype)
     if chosen() == "cpp":
-        from .kernels.decode import decodes, make_decoder
+        from .kernels.decode import decoder, decodes
 
         if decodes(base, kept):
-            return make_decoder(state, watched, base, kept, a)
+            return FastPath(conditions, decoder(conditions, base, a))
+    return FastPath(conditions, functools.partial(_key, conditions, base, a, kept.folded, behind))
 
-    def plain(x: Tensor, now: dict[str, Any]) -> Tensor | None:
-        if any(now[key] is not value for key, value in state.items()):
-            return None
-        if any(owner.get(key) is not value for owner, key, value in watched) or not kept.is_fresh():
-            return None
-        if torch.is_grad_enabled() or torch.is_autocast_enabled(device) or chosen() != choice:
-            return None
-        return run(x, a, kept.folded, base(x), a.dtype, behind)[0]
 
-    choice, device = chosen(), a.device.type
-    return plain
+def _key(
+    conditions: Conditions, base: nn.Module, a: Tensor, folded: Folded, behind: Backend, x: Tensor, now: dict[str, Any]
+) -> Tensor | None:
+    if torch.is_grad_enabled() or torch.is_autocast_enabled(a.device.type) or not conditions.hold(now):
+        return None
+    return run(x, a, folded, base(x), a.dtype, behind)[0]
 
 
 def _watched(layer: "ExcitorLayer", name: str, kept: Kept) -> list[Watched]:
-    """What has to stay as it is, the values of the parameters apart."""
+    """What else has to stay as it is, the values of the parameters apart."""
     modules = cast(dict[str, Any], layer._modules)
-    parts = [modules[part]._modules for part in ("excitor_generator", "excitor_processor")]
-    names = [(part[name]._parameters, key) for part in parts for key in part[name]._parameters]
+    base = modules["base_layer"]
+    parts = {part: modules[part]._modules for part in ("excitor_generator", "excitor_processor")}
+    names = [(part[name]._parameters, key) for part in parts.values() for key in part[name]._parameters]
     return [
-        (modules, "base_layer", modules["base_layer"]),
-        (vars(layer.placement), "watch", None),
-        (layer.excitor_strength, name, layer.excitor_strength[name]),
-        *((part, name, part[name]) for part in parts),
+        *((modules, key, modules[key]) for key in ("base_layer", *parts)),
+        *((part, name, part[name]) for part in parts.values()),
         # Those that it was made of, which another thread may have replaced meanwhile.
         *((*named, parameter) for named, parameter in zip(names, kept.held, strict=True)),
+        *((base._parameters, *item) for item in base._parameters.items()),
+        (vars(base), "forward", vars(base).get("forward")),
+        (layer.excitor_strength, name, layer.excitor_strength[name]),
+        (layer.excitor_unrotated, name, None),
+        (vars(layer.placement), "watch", None),
+        (READ, VARIABLE, chosen()),
     ]

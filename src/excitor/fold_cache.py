@@ -45,8 +45,7 @@ class FoldCache(dict[str, Kept]):
 
     Each use compares the parameters' addresses and version counters, which loading, hot swapping, moving, casting and
     in-place operations change. Steps of fused optimizers do not, so that nothing is kept of an adapter that learns,
-    until the next switch between training and evaluation. Whoever writes through ``parameter.data`` calls
-    :meth:`clear`.
+    until the next call of ``train`` or ``eval``. Whoever writes through ``parameter.data`` calls :meth:`clear`.
     """
 
     def __init__(self) -> None:
@@ -63,6 +62,11 @@ class FoldCache(dict[str, Kept]):
         # A gradient is waiting for an optimizer, and whether that is a fused one cannot be known.
         trusted = name not in self._learning and all(
             type(p) is nn.Parameter and p.grad is None and not p.is_meta and not p.is_inference() for p in parameters
+        )
+        # What is computed at each look (parametrizations), or no parameter at all, can change unseen.
+        trusted = trusted and not any(
+            module._modules or any(isinstance(value, Tensor) for value in vars(module).values())
+            for module in (generator, processor)
         )
         # Read before folding: another thread may swap the parameters meanwhile.
         state = ([p.data_ptr() for p in parameters], [p._version for p in parameters]) if trusted else None
@@ -83,14 +87,22 @@ class FoldCache(dict[str, Kept]):
     def learns(self, name: str) -> None:
         """Keep nothing of an adapter from now on."""
         self._learning.add(name)
-        self.fast_path = None
-        self.pop(name, None)
+        if name in self:
+            del self[name]
+
+    def trust(self) -> None:
+        """Let adapters that learned be kept again."""
+        self._learning.clear()
 
     def clear(self) -> None:
         """Forget everything."""
-        self._learning.clear()
+        self.trust()
         self.fast_path = None
         super().clear()
+
+    def __delitem__(self, name: str) -> None:
+        self.fast_path = None
+        super().__delitem__(name)
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return FoldCache, ()

@@ -13,9 +13,9 @@ from .recompute import FOLDED, Backend
 
 VARIABLE = "EXCITOR_IMPL"
 IMPLEMENTATIONS = ("auto", "cpp", "triton", "compile", "eager")
+READ: dict[str, str] = {}  # what was read, under the name of the variable; whoever clears it has it read again
 
 
-@functools.cache
 def chosen() -> str:
     """The value of ``EXCITOR_IMPL``, read once: ``auto`` by default.
 
@@ -27,9 +27,11 @@ def chosen() -> str:
     Raises:
         ExcitorError: It is none of the choices.
     """
-    value = os.environ.get(VARIABLE) or "auto"
-    if value not in IMPLEMENTATIONS:
-        raise ExcitorError(f"{VARIABLE} must be one of {', '.join(IMPLEMENTATIONS)}, got {value!r}.")
+    if (value := READ.get(VARIABLE)) is None:
+        value = os.environ.get(VARIABLE) or "auto"
+        if value not in IMPLEMENTATIONS:
+            raise ExcitorError(f"{VARIABLE} must be one of {', '.join(IMPLEMENTATIONS)}, got {value!r}.")
+        READ[VARIABLE] = value
     return value
 
 

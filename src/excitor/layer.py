@@ -151,7 +151,7 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         """
         if not (args or kwargs or adapter_names is not None or torch.compiler.is_compiling()):
             fast = self.excitor_folded.fast_path  # read once: other threads may run this layer too
-            if fast is not None and (key := fast(x, vars(self))) is not None:
+            if fast is not None and (key := fast.key(x, vars(self))) is not None:
                 return key
         output = self.base_layer(x, *args, **kwargs)
         if adapter_names is not None:
@@ -175,6 +175,9 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
         kept = self.excitor_folded.kept(names[0], *self.parts(names[0]))
         if kept is None or names[0] in self.excitor_visual:
             return None
+        fast = self.excitor_folded.fast_path  # open still, if it was this input that it was not for
+        if fast is not None and fast.conditions.hold(vars(self)):
+            return fast
         return fast_path(self, names[0], kept, dtype)
 
     def _with_idle(self, output: Tensor) -> Tensor:
@@ -296,7 +299,9 @@ class ExcitorLayer(BaseTunerLayer, nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """See ``nn.Module.train``; at a switch what was folded is forgotten."""
-        if mode != self.training:
+        if mode == self.training:
+            self.excitor_folded.trust()
+        else:
             self.excitor_folded.clear()
         return super().train(mode)
 

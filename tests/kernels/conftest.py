@@ -1,6 +1,6 @@
 import pytest
 
-from excitor.implementation import VARIABLE, chosen
+from excitor.implementation import READ, VARIABLE
 
 
 @pytest.fixture
@@ -9,7 +9,7 @@ def under(monkeypatch: pytest.MonkeyPatch):
 
     def choose(implementation: str) -> None:
         monkeypatch.setenv(VARIABLE, implementation)
-        chosen.cache_clear()
+        READ.clear()
 
     yield choose
-    chosen.cache_clear()
+    READ.clear()

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import get_peft_model
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules.module import register_module_forward_hook
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from compilers import needs_compiler
-from excitor import ExcitorConfig, ExcitorError, ExcitorLayer
-from excitor.implementation import backend
+from excitor import ExcitorConfig, ExcitorLayer
 from excitor.kernels import decode
 from tiny import make_llama
 
@@ -49,14 +50,14 @@ def exact(layer: ExcitorLayer, x: Tensor) -> Tensor:
 
 
 def is_one_call(layer: ExcitorLayer) -> bool:
-    return isinstance(layer.excitor_folded.fast_path, decode._extension().Decoder)
+    return getattr(layer.excitor_folded.fast_path.key, "func", None) is decode.extension().decode
 
 
 def assert_one_call(layer: ExcitorLayer, x: Tensor, tolerance: float) -> None:
     """The fast path is the one call, and gives the key."""
     layer(x)
     assert is_one_call(layer)
-    found, expected = layer.excitor_folded.fast_path(x, vars(layer)), exact(layer, x)
+    found, expected = layer.excitor_folded.fast_path.key(x, vars(layer)), exact(layer, x)
     assert found.dtype == x.dtype
     assert found.shape == expected.shape
     assert not found.numel() or (found.double() - expected).abs().max() <= tolerance * expected.abs().max()
@@ -96,22 +97,29 @@ def test_large_scores_do_not_overflow() -> None:
 
 
 @torch.no_grad()
-def test_several_threads_give_the_same() -> None:
-    layer, x = make_layer(), torch.randn(64, 10)
+@pytest.mark.parametrize("bias", [torch.randn(3, 2)[:, 0], torch.full((1,), 3.0).expand(3), torch.full((3,), 200.0)])
+def test_null_scores_however_they_lie_in_memory(bias: Tensor) -> None:
+    layer = make_layer(null_prompt=True)
+    layer.parts("default")[1].null_bias = nn.Parameter(bias)
+    assert_one_call(layer, torch.randn(4, 10), 2e-5)
+
+
+@torch.no_grad()
+def test_a_weight_of_another_width_is_an_error_and_not_a_write_beyond_memory() -> None:
+    layer, x = make_layer(), torch.randn(2, 10)
     layer(x)
-    before = layer(x)
-    torch.set_num_threads(2)
-    try:
-        assert torch.equal(layer.excitor_folded.fast_path(x, vars(layer)), before)
-    finally:
-        torch.set_num_threads(1)
+    layer.base_layer.weight.data = torch.randn(1, 10)
+    assert layer.excitor_folded.fast_path.key(x, vars(layer)) is None
+    layer.base_layer.weight.data = torch.randn(16, 10)
+    with pytest.raises(RuntimeError, match="size"):
+        layer(x)
 
 
 @torch.no_grad()
 def test_what_it_is_not_for_goes_the_ordinary_way() -> None:
     layer = make_layer()
     layer(torch.randn(2, 10))
-    fast = layer.excitor_folded.fast_path
+    fast = layer.excitor_folded.fast_path.key
     assert fast(torch.randn(decode.MOST_TOKENS, 10), vars(layer)) is not None
     strided = torch.randn(2, 20)[:, ::2]
     strange = [
@@ -127,7 +135,7 @@ def test_what_it_is_not_for_goes_the_ordinary_way() -> None:
     torch.testing.assert_close(layer(strided).double(), exact(layer, strided), atol=1e-5, rtol=1e-5)
 
 
-class Recorder(TorchDispatchMode):
+class Operations(TorchDispatchMode):
     """Names of the operations that PyTorch runs."""
 
     def __init__(self) -> None:
@@ -139,15 +147,32 @@ class Recorder(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+class Functions(TorchFunctionMode):
+    """Names of the functions that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
 @torch.no_grad()
 def test_transformations_see_every_operation() -> None:
     layer, x = make_layer(), torch.randn(4, 2, 10)
     layer(x)
     torch.testing.assert_close(torch.vmap(layer)(x), layer(x))
     assert is_one_call(layer)
-    with Recorder() as recorder:
-        layer(x)
-    assert any("softmax" in name for name in recorder.names)
+    for recorder in (Operations(), Functions()):
+        with recorder:
+            layer(x)
+        assert any("softmax" in name for name in recorder.names)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, torch.ones_like(x)))).tangent
+    _, expected = torch.func.jvp(layer, (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(tangent, expected)
 
 
 def half_the_adapter(layer: ExcitorLayer) -> None:
@@ -159,8 +184,19 @@ def patch_forward(layer: ExcitorLayer) -> None:
     layer.base_layer.forward = lambda x: nn.Linear.forward(layer.base_layer, x) + 1
 
 
+class OneMore(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
 def another_class(layer: ExcitorLayer) -> None:
-    layer.base_layer = type("Own", (nn.Linear,), {})(10, 15)
+    layer.base_layer = OneMore(10, 15)
+
+
+def a_plain_weight(layer: ExcitorLayer) -> None:
+    weight = layer.base_layer.weight.detach().clone()
+    del layer.base_layer.weight
+    layer.base_layer.weight = weight
 
 
 def a_weight_of_its_own(layer: ExcitorLayer) -> None:
@@ -170,8 +206,11 @@ def a_weight_of_its_own(layer: ExcitorLayer) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(
     "change",
-    [lambda layer: layer.double(), half_the_adapter, patch_forward, another_class, a_weight_of_its_own],
-    ids=["fp64", "adapter", "forward", "class", "weight"],
+    [
+        *(lambda layer: layer.double(), half_the_adapter, patch_forward, another_class),
+        *(a_weight_of_its_own, a_plain_weight),
+    ],
+    ids=["fp64", "adapter", "forward", "class", "weight", "plain weight"],
 )
 def test_a_projection_that_is_more_than_a_linear_map_is_called(change) -> None:
     layer = make_layer()
@@ -189,6 +228,25 @@ def test_a_projection_that_is_more_than_a_linear_map_is_called(change) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("place", ["method", "function", "class"])
+def test_what_is_put_in_the_place_of_a_linear_map_is_called(monkeypatch, place: str) -> None:
+    layer, x = make_layer(), torch.ones(2, 10)
+    before, function = layer(x), nn.functional.linear
+    assert is_one_call(layer)
+    if place == "method":
+        monkeypatch.setattr(nn.Linear, "forward", lambda module, x: function(x, module.weight) + 1)
+    elif place == "function":
+        monkeypatch.setattr(nn.functional, "linear", lambda *args: function(*args) + 1)
+    else:
+        layer.base_layer.__class__ = OneMore
+    for _ in range(2):
+        torch.testing.assert_close(layer(x), before + 1)
+    layer.excitor_folded.clear()
+    torch.testing.assert_close(layer(x), before + 1)
+    assert not is_one_call(layer)
+
+
+@torch.no_grad()
 def test_hooks_on_all_modules_are_called() -> None:
     layer, called = make_layer(), []
     layer(torch.ones(2, 10))
@@ -199,35 +257,6 @@ def test_hooks_on_all_modules_are_called() -> None:
     finally:
         handle.remove()
     assert layer.base_layer in called
-
-
-@pytest.mark.parametrize("reason", [RuntimeError("no ninja"), OSError("no folder")])
-def test_where_it_cannot_be_built_the_error_says_why(monkeypatch, reason: Exception) -> None:
-    def load(*args, **kwargs):
-        raise reason
-
-    decode._extension.cache_clear()
-    monkeypatch.setattr(decode.cpp_extension, "load", load)
-    try:
-        with (
-            torch.no_grad(),
-            pytest.raises(ExcitorError, match=f"=cpp cannot be had: .*compiler and ninja.*: {reason}"),
-        ):
-            make_layer()(torch.ones(2, 10))
-    finally:
-        decode._extension.cache_clear()
-
-
-def test_it_is_refused_on_another_device() -> None:
-    layer = make_layer()
-    generator, processor = layer.parts("default")
-    folded = processor.fold(generator)
-
-    class Elsewhere:
-        device, dtype = torch.device("cuda"), torch.float32
-
-    with pytest.raises(ExcitorError, match=r"=cpp cannot be had: the tensors are on cuda.* auto, triton"):
-        backend(folded._replace(values=Elsewhere()), torch.float32)
 
 
 @torch.no_grad()

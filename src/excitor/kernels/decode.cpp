@@ -5,7 +5,7 @@
 // operation, and finding out that nothing has changed since the last token, so both are done here.
 
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
+#include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/linear.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -14,20 +14,12 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
-#include <tuple>
-#include <utility>
 #include <vector>
 
 namespace {
 
 namespace py = pybind11;
 using at::Tensor;
-
-// A dictionary, a name and what it has to hold under it; None stands for nothing too.
-using Watched = std::tuple<py::dict, py::str, py::object>;
-
-// A parameter, its version and its address.
-using Versioned = std::tuple<Tensor, int64_t, int64_t>;
 
 // Tensors that come with more than these are watched, traced, batched or otherwise not what they seem.
 const c10::DispatchKeySet kPlain({c10::DispatchKey::CPU, c10::DispatchKey::ADInplaceOrView,
@@ -40,7 +32,7 @@ bool within(c10::DispatchKeySet keys, c10::DispatchKeySet known) { return !(keys
 struct Folded {
   Tensor a, scores, values;
   std::optional<Tensor> null_bias;
-  int64_t prompts, local_prompts;
+  int64_t prompts, local_prompts, most_tokens;
 };
 
 // out = matrix @ row: few products, each of a long row.
@@ -105,98 +97,95 @@ template <typename T>
 void excite(const Folded& folded, const T* x, T* key, int64_t tokens) {
   const int64_t features = folded.a.size(1), heads = folded.values.size(0);
   const int64_t rows = folded.values.size(1), head_dim = folded.values.size(2);
-  at::parallel_for(0, tokens, 8, [&](int64_t begin, int64_t end) {
-    std::vector<float> row(features), z(folded.a.size(0)), scores(heads * rows), weights(rows), term(head_dim);
-    for (int64_t n = begin; n < end; ++n) {
-      std::copy(x + n * features, x + (n + 1) * features, row.begin());
-      project_long(row, folded.a.const_data_ptr<float>(), z);
-      project(z, folded.scores.const_data_ptr<float>(), scores);
-      for (int64_t head = 0; head < heads; ++head) {
-        weigh(folded, head, z, scores.data() + head * rows, weights);
-        project(weights, folded.values.const_data_ptr<float>() + head * rows * head_dim, term);
-        T* out = key + (n * heads + head) * head_dim;
-        for (int64_t i = 0; i < head_dim; ++i) out[i] = out[i] + static_cast<T>(term[i]);
-      }
+  std::vector<float> row(features), z(folded.a.size(0)), scores(heads * rows), weights(rows), term(head_dim);
+  for (int64_t n = 0; n < tokens; ++n) {
+    std::copy(x + n * features, x + (n + 1) * features, row.begin());
+    project_long(row, folded.a.const_data_ptr<float>(), z);
+    project(z, folded.scores.const_data_ptr<float>(), scores);
+    for (int64_t head = 0; head < heads; ++head) {
+      weigh(folded, head, z, scores.data() + head * rows, weights);
+      project(weights, folded.values.const_data_ptr<float>() + head * rows * head_dim, term);
+      T* out = key + (n * heads + head) * head_dim;
+      for (int64_t i = 0; i < head_dim; ++i) out[i] = out[i] + static_cast<T>(term[i]);
     }
-  });
+  }
 }
 
-class Decoder {
- public:
-  // `state` is what the layer itself has to hold. `weight` and `bias` are the key projection's, which is this linear
-  // map and nothing else while the dictionaries of hooks in `silent` are empty.
-  Decoder(py::dict state, std::vector<Watched> watched, std::vector<py::dict> silent,
-          std::vector<Versioned> parameters, Tensor weight, std::optional<Tensor> bias, Folded folded,
-          int64_t most_tokens)
-      : state_(std::move(state)),
-        watched_(std::move(watched)),
-        silent_(std::move(silent)),
-        parameters_(std::move(parameters)),
-        weight_(std::move(weight)),
-        bias_(std::move(bias)),
-        folded_(std::move(folded)),
-        most_tokens_(most_tokens) {}
+PyObject* item(PyObject* tuple, Py_ssize_t index) { return PyTuple_GET_ITEM(tuple, index); }
 
-  // The key with the term for x (..., C). None where something has changed, gradients or autocast are on, or the
-  // input is nothing for this: then the layer takes its ordinary way.
-  std::optional<Tensor> operator()(py::handle input, py::handle now) const {
-    if (!THPVariable_CheckExact(input.ptr())) return std::nullopt;
-    const Tensor& x = THPVariable_Unpack(input.ptr());
-    if (at::GradMode::is_enabled() || at::autocast::is_autocast_enabled(at::kCPU) || !fits(x) || !unchanged(now)) {
-      return std::nullopt;
-    }
-    py::gil_scoped_release release;
-    Tensor key = at::linear(x, weight_, bias_).contiguous();
-    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, key.scalar_type(), "excite", [&] {
-      excite(folded_, x.const_data_ptr<scalar_t>(), key.mutable_data_ptr<scalar_t>(), x.numel() / x.size(-1));
-    });
-    return key;
+const Tensor& tensor(PyObject* object) { return THPVariable_Unpack(object); }
+
+// Whether a dictionary holds this under a name; None stands for nothing too.
+bool holds(PyObject* dictionary, PyObject* name, PyObject* value) {
+  PyObject* found = PyDict_GetItemWithError(dictionary, name);
+  if (found == nullptr && PyErr_Occurred()) throw py::error_already_set();
+  return found == value || (found == nullptr && value == Py_None);
+}
+
+// Whether all is as it was: see src/excitor/fast_path.py for the first three and the parameters. The dictionaries of
+// hooks in `silent` have to be empty, the projection of its class, and that to have its method.
+bool is_unchanged(PyObject* unchanged, PyObject* now, PyObject* base) {
+  static PyObject* const active_adapter = PyUnicode_InternFromString("_active_adapter");
+  PyObject *state = item(unchanged, 0), *active = item(unchanged, 1), *watched = item(unchanged, 2);
+  PyObject *silent = item(unchanged, 3), *parameters = item(unchanged, 4), *kind = item(unchanged, 5);
+  PyObject *name, *value;
+  for (Py_ssize_t position = 0; PyDict_Next(state, &position, &name, &value);) {
+    if (!holds(now, name, value)) return false;
   }
-
- private:
-  bool fits(const Tensor& x) const {
-    const auto included = c10::impl::tls_local_dispatch_key_set().included_;
-    return within(included, c10::default_included_set) && within(x.key_set(), kPlain) && x.is_contiguous() &&
-           x.scalar_type() == weight_.scalar_type() && x.dim() > 0 && x.size(-1) == folded_.a.size(1) &&
-           x.numel() <= most_tokens_ * x.size(-1);
+  PyObject* found = PyDict_GetItemWithError(now, active_adapter);
+  const int equal = found == nullptr ? 0 : PyObject_RichCompareBool(found, active, Py_EQ);
+  if (equal < 0) throw py::error_already_set();
+  if (equal == 0) return false;
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(watched); ++i) {
+    PyObject* entry = PyList_GET_ITEM(watched, i);
+    if (!holds(item(entry, 0), item(entry, 1), item(entry, 2))) return false;
   }
-
-  bool unchanged(py::handle now) const {
-    PyObject *name, *value;
-    for (Py_ssize_t position = 0; PyDict_Next(state_.ptr(), &position, &name, &value);) {
-      if (PyDict_GetItem(now.ptr(), name) != value) return false;
-    }
-    for (const auto& [owner, name, value] : watched_) {
-      const PyObject* found = PyDict_GetItem(owner.ptr(), name.ptr());
-      if (found != value.ptr() && !(found == nullptr && value.is_none())) return false;
-    }
-    for (const auto& hooks : silent_) {
-      if (PyDict_Size(hooks.ptr()) != 0) return false;
-    }
-    for (const auto& [parameter, version, address] : parameters_) {
-      if (static_cast<int64_t>(parameter._version()) != version) return false;
-      if (reinterpret_cast<int64_t>(parameter.const_data_ptr()) != address) return false;
-    }
-    return true;
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(silent); ++i) {
+    if (PyDict_Size(PyList_GET_ITEM(silent, i)) != 0) return false;
   }
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(parameters); ++i) {
+    PyObject* entry = PyList_GET_ITEM(parameters, i);
+    const Tensor& parameter = tensor(item(entry, 0));
+    if (parameter._version() != PyLong_AsLongLong(item(entry, 1))) return false;
+    if (reinterpret_cast<int64_t>(parameter.const_data_ptr()) != PyLong_AsLongLong(item(entry, 2))) return false;
+  }
+  if (reinterpret_cast<PyObject*>(Py_TYPE(base)) != item(kind, 0)) return false;
+  const auto method = py::reinterpret_steal<py::object>(PyObject_GetAttr(item(kind, 0), item(kind, 1)));
+  if (!method) throw py::error_already_set();
+  return method.ptr() == item(kind, 2);
+}
 
-  py::dict state_;
-  std::vector<Watched> watched_;
-  std::vector<py::dict> silent_;
-  std::vector<Versioned> parameters_;
-  Tensor weight_;
-  std::optional<Tensor> bias_;
-  Folded folded_;
-  int64_t most_tokens_;
-};
+bool fits(const Folded& folded, const Tensor& x, const Tensor& weight) {
+  const auto included = c10::impl::tls_local_dispatch_key_set().included_;
+  return !at::GradMode::is_enabled() && !at::autocast::is_autocast_enabled(at::kCPU) &&
+         !at::impl::torch_function_mode_enabled() && within(included, c10::default_included_set) &&
+         within(x.key_set(), kPlain) && x.is_contiguous() && x.scalar_type() == weight.scalar_type() &&
+         !x._fw_grad(0).defined() && x.dim() > 0 && x.size(-1) == folded.a.size(1) &&
+         x.numel() <= folded.most_tokens * x.size(-1) && weight.dim() == 2 &&
+         weight.size(0) == folded.values.size(0) * folded.values.size(2);
+}
+
+// The key with the term for x (..., C). None where something has changed, gradients or autocast are on, or the input
+// is nothing for this: then the layer takes its ordinary way.
+std::optional<Tensor> decode(const Folded& folded, const py::tuple& unchanged, const py::handle& base,
+                             const py::handle& base_weight, const py::handle& base_bias, const py::handle& input,
+                             const py::dict& now) {
+  if (!THPVariable_CheckExact(input.ptr())) return std::nullopt;
+  const Tensor x = tensor(input.ptr()), weight = tensor(base_weight.ptr());
+  const auto bias = base_bias.is_none() ? std::nullopt : std::make_optional(tensor(base_bias.ptr()));
+  if (!fits(folded, x, weight) || !is_unchanged(unchanged.ptr(), now.ptr(), base.ptr())) return std::nullopt;
+  py::gil_scoped_release release;
+  const Tensor key = at::linear(x, weight, bias).contiguous();
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, key.scalar_type(), "decode", [&] {
+    excite(folded, x.const_data_ptr<scalar_t>(), key.mutable_data_ptr<scalar_t>(), x.numel() / x.size(-1));
+  });
+  return key;
+}
 
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   py::class_<Folded>(module, "Folded")
-      .def(py::init<Tensor, Tensor, Tensor, std::optional<Tensor>, int64_t, int64_t>());
-  py::class_<Decoder>(module, "Decoder")
-      .def(py::init<py::dict, std::vector<Watched>, std::vector<py::dict>, std::vector<Versioned>, Tensor,
-                    std::optional<Tensor>, Folded, int64_t>())
-      .def("__call__", &Decoder::operator());
+      .def(py::init<Tensor, Tensor, Tensor, std::optional<Tensor>, int64_t, int64_t, int64_t>());
+  module.def("decode", &decode);
 }
