@@ -38,8 +38,8 @@ def test_every_method_has_its_numbers(results: dict) -> None:
 
 
 @needs_compiler
-def test_training_keeps_the_input_and_its_low_rank_features(results: dict) -> None:
-    """Bytes are exact on any machine: 64 features and r numbers in fp32 in each of two layers, above the base."""
-    kept = {name: bytes_ - results["bytes_kept"]["base"] for name, bytes_ in results["bytes_kept"].items()}
-    assert kept["Excitor, folded"] == kept["Excitor, C++"] == 2 * 4 * (64 + 16)
+def test_training_keeps_no_more_than_lora(results: dict) -> None:
+    """Bytes are exact on any machine, above those that the base keeps."""
+    kept = {name: count - results["bytes_kept"]["base"] for name, count in results["bytes_kept"].items()}
+    assert 0 < kept["Excitor, folded"] == kept["Excitor, C++"] < kept[results["against"]]
     assert kept["Excitor, as written"] > 2 * kept["Excitor, folded"]
