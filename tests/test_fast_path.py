@@ -221,6 +221,16 @@ def test_another_implementation_closes_it(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @torch.no_grad()
+def test_the_same_implementation_read_again_leaves_it_open() -> None:
+    layer = make_layer()
+    fast = found(layer)
+    READ.clear()
+    layer(X)
+    assert layer.excitor_folded.fast_path is fast
+    assert taken(layer) is not None
+
+
+@torch.no_grad()
 def test_hooks_on_the_base_are_called() -> None:
     layer = make_layer()
     found(layer)

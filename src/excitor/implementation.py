@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 from typing import Any, cast
 
 import torch
@@ -31,7 +32,7 @@ def chosen() -> str:
         value = os.environ.get(VARIABLE) or "auto"
         if value not in IMPLEMENTATIONS:
             raise ExcitorError(f"{VARIABLE} must be one of {', '.join(IMPLEMENTATIONS)}, got {value!r}.")
-        READ[VARIABLE] = value
+        READ[VARIABLE] = value = sys.intern(value)  # fast paths watch the very object
     return value
 
 
