@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .fold_cache import Kept
 from .folded import Folded
 from .implementation import READ, VARIABLE, backend, chosen
+from .precision import autocast_dtype
 from .recompute import Backend, run
 
 
@@ -86,7 +87,7 @@ def fast_path(layer: "ExcitorLayer", name: str, kept: Kept, dtype: torch.dtype) 
 def _key(
     conditions: Conditions, base: nn.Module, a: Tensor, folded: Folded, behind: Backend, x: Tensor, now: dict[str, Any]
 ) -> Tensor | None:
-    if torch.is_grad_enabled() or torch.is_autocast_enabled(a.device.type) or not conditions.hold(now):
+    if torch.is_grad_enabled() or autocast_dtype(a.device) is not None or not conditions.hold(now):
         return None
     return run(x, a, folded, base(x), a.dtype, behind)[0]
 
