@@ -99,7 +99,7 @@ def extension() -> Any:
         raise cannot_be_had(
             "cpp",
             "building it takes a C++ compiler, ninja and setuptools (pip install ninja setuptools) and a folder that "
-            f"can be written to (TORCH_EXTENSIONS_DIR), and failed: {error}",
+            f"can be written to (TORCH_EXTENSIONS_DIR), and failed: {str(error).strip()}",
         ) from error
 
 
