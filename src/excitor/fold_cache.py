@@ -87,8 +87,8 @@ class FoldCache(dict[str, Kept]):
     def learns(self, name: str) -> None:
         """Keep nothing of an adapter from now on."""
         self._learning.add(name)
-        if name in self:
-            del self[name]
+        self.fast_path = None
+        self.pop(name, None)  # at once: other threads may run this layer too
 
     def trust(self) -> None:
         """Let adapters that learned be kept again."""
