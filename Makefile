@@ -52,6 +52,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/speed
 	$(BIN)/python benchmarks/speed/decode.py
+	$(BIN)/python benchmarks/speed/projection.py
 	$(BIN)/python benchmarks/mmlu.py
 
 # torch comes first and pinned: a looser requirement would pull a build of several gigabytes on some machines.
